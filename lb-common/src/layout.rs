@@ -1,0 +1,40 @@
+//! The map layouts' version, and the tests that pin what it stands for.
+
+/// Moves on with every change of a map's key, value or meaning.
+pub const VERSION: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use crate::{counters::*, flow::*, listener::*, settings::*, target::*};
+    use core::mem::{offset_of, size_of};
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size_of::<FlowKey4>(), 16);
+        assert_eq!(size_of::<FlowEntry4>(), 28);
+        assert_eq!(size_of::<ListenerKey4>(), 8);
+        assert_eq!(size_of::<ListenerEntry>(), 16);
+        assert_eq!(size_of::<TargetEntry>(), 64);
+        assert_eq!(size_of::<Settings>(), 24);
+        assert_eq!(size_of::<InterfaceEntry>(), 16);
+        assert_eq!(size_of::<Traffic>(), 40);
+    }
+
+    #[test]
+    fn offsets() {
+        assert_eq!(offset_of!(FlowKey4, protocol), 12);
+        assert_eq!(offset_of!(FlowEntry4, target), 12);
+        assert_eq!(offset_of!(FlowEntry4, last_seen), 20);
+        assert_eq!(offset_of!(FlowEntry4, flags), 27);
+        assert_eq!(offset_of!(TargetEntry, generation), 36);
+        assert_eq!(offset_of!(TargetEntry, padding), 44);
+    }
+
+    #[test]
+    fn reasons_index_their_counters() {
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+        }
+        assert_eq!(DropReason::COUNT as usize, DropReason::ALL.len());
+    }
+}

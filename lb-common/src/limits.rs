@@ -1,0 +1,45 @@
+//! Every capacity and bound of the data path, by name.
+
+/// Listeners at the most, and so ids `0..MAX_LISTENERS`.
+pub const MAX_LISTENERS: u32 = 1_024;
+/// Target groups at the most. Each listener names one, so more are of no use.
+pub const MAX_GROUPS: u32 = MAX_LISTENERS;
+/// Targets at the most, in all groups together, and so ids `0..MAX_TARGETS`.
+pub const MAX_TARGETS: u32 = 16_384;
+/// Targets at the most in one group.
+pub const MAX_TARGETS_PER_GROUP: u32 = 1_000;
+/// Flows at the most that the flow table may be configured for.
+pub const MAX_FLOWS: u32 = 4_000_000;
+/// Flows that the flow table holds unless the configuration says otherwise.
+pub const DEFAULT_FLOWS: u32 = 1_000_000;
+/// Half-open flows that are kept unless the configuration says otherwise.
+pub const DEFAULT_HALF_OPEN_FLOWS: u32 = 65_536;
+/// Entries of the flow maps that one flow takes: one a direction.
+pub const ENTRIES_PER_FLOW: u32 = 2;
+/// Largest weight of a target.
+pub const MAX_WEIGHT: u16 = 256;
+/// Slots of a group's Maglev table unless the configuration says otherwise.
+pub const DEFAULT_TABLE_SIZE: u32 = 65_537;
+/// Bounds of a Maglev table's size (a prime). The lower one keeps a table of a
+/// few targets even; the upper one bounds a group's memory to 1.3 MB.
+pub const MIN_TABLE_SIZE: u32 = 251;
+pub const MAX_TABLE_SIZE: u32 = 655_373;
+/// Maglev slots that one element of a table's map holds (an array map rounds
+/// every value up to 8 bytes, so a lone u16 would waste three quarters).
+pub const SLOTS_PER_ELEMENT: u32 = 4;
+/// VLAN tags that the parser looks through (802.1ad service + customer tag).
+pub const MAX_VLAN_TAGS: usize = 2;
+/// Source ports that are tried for a new flow before it is dropped.
+pub const PORT_ATTEMPTS: u32 = 32;
+/// Slots that are tried for a new flow when the first ones name targets that
+/// take no new flow or whose reply side is taken.
+pub const SELECT_ATTEMPTS: u32 = 4;
+/// Slots are probed this far apart, so that a run of one target's slots is
+/// left at once.
+pub const SELECT_STRIDE: u32 = 7_919;
+/// Source ports for rewritten flows unless the configuration says otherwise:
+/// below Linux's default ip_local_port_range (32768-60999), so that the host's
+/// own connections to a target never meet a rewritten one.
+pub const DEFAULT_SOURCE_PORTS: (u16, u16) = (1_024, 32_767);
+/// Interfaces that the data path can know.
+pub const MAX_INTERFACES: u32 = 256;

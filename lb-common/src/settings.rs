@@ -1,0 +1,52 @@
+//! What the configuration sets once for the whole data path, in a map of one
+//! element so that it can change while traffic runs, and what the agent tells
+//! about the host's interfaces.
+
+/// Idle times in seconds, and the key of the flow hash.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Key of the flow hash: every node of a cluster must have the same one,
+    /// and a sender who knows it can aim at one target.
+    pub hash_key: u64,
+    /// TCP before the handshake is complete, and UDP before a reply.
+    pub half_open_timeout: u32,
+    pub established_timeout: u32,
+    /// TCP after a FIN or a RST.
+    pub closing_timeout: u32,
+    pub udp_timeout: u32,
+}
+
+/// How the data path may send out of an interface.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct InterfaceEntry {
+    /// Index of the device that frames really leave by: itself, or a VLAN
+    /// device's parent.
+    pub device: u32,
+    /// Bits, see the constants.
+    pub flags: u16,
+    /// VLAN tags that frames must bear on `device`, outermost first; only the
+    /// first `tag_count` count. TPID and VLAN id, host order.
+    pub tag_count: u16,
+    pub tags: [VlanTag; crate::limits::MAX_VLAN_TAGS],
+}
+
+/// A VLAN tag without priority bits, in host order.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct VlanTag {
+    /// 0x8100 or 0x88A8.
+    pub protocol: u16,
+    /// 12 bits.
+    pub id: u16,
+}
+
+impl InterfaceEntry {
+    /// `XDP_TX` out of `device` works.
+    pub const TRANSMIT: u16 = 0x01;
+    /// Redirecting XDP frames to `device` works.
+    pub const REDIRECT: u16 = 0x02;
+}
+
+crate::map_value!(Settings, InterfaceEntry, VlanTag);

@@ -1,0 +1,139 @@
+//! TCP state, followed just far enough to time a flow out right.
+
+/// The flags byte of a TCP header (RFC 9293, section 3.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const ACK: u8 = 0x10;
+
+    #[inline(always)]
+    pub const fn has(self, flag: u8) -> bool {
+        self.0 & flag != 0
+    }
+
+    /// Whether the segment asks for a new connection.
+    #[inline(always)]
+    pub const fn opens(self) -> bool {
+        self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
+    }
+}
+
+/// Which way a packet of a flow goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// From the client to the target.
+    Forward,
+    /// From the target to the client.
+    Reply,
+}
+
+/// What has been seen of a flow: a set of bits, kept in both of its entries.
+/// UDP flows use only [`State::REPLIED`] and [`State::CONFIRMED`].
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct State(pub u8);
+
+impl State {
+    /// The target has answered.
+    pub const REPLIED: u8 = 0x01;
+    /// The client has answered the answer: both sides are real.
+    pub const CONFIRMED: u8 = 0x02;
+    pub const FORWARD_FIN: u8 = 0x04;
+    pub const REPLY_FIN: u8 = 0x08;
+    pub const RESET: u8 = 0x10;
+
+    #[inline(always)]
+    pub const fn has(self, bits: u8) -> bool {
+        self.0 & bits == bits
+    }
+
+    #[inline(always)]
+    pub const fn has_any(self, bits: u8) -> bool {
+        self.0 & bits != 0
+    }
+
+    /// The state after a packet; equal to `self` for nearly every packet of an
+    /// established flow.
+    ///
+    /// A reply counts only if it isn't a reset, and a forward packet confirms
+    /// only what was replied to, without SYN: a spoofed source can draw a
+    /// SYN-ACK from a target but never answers it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn after(self, direction: Direction, flags: Flags) -> Self {
+        let mut bits = self.0;
+        if flags.has(Flags::RST) {
+            return Self(bits | Self::RESET);
+        }
+        match direction {
+            Direction::Reply => {
+                bits |= Self::REPLIED;
+                if flags.has(Flags::FIN) {
+                    bits |= Self::REPLY_FIN;
+                }
+            }
+            Direction::Forward => {
+                if self.has(Self::REPLIED) && !flags.has(Flags::SYN) {
+                    bits |= Self::CONFIRMED;
+                }
+                if flags.has(Flags::FIN) {
+                    bits |= Self::FORWARD_FIN;
+                }
+            }
+        }
+        Self(bits)
+    }
+
+    /// Whether the connection is over or nearly so: a new SYN on its 5-tuple
+    /// is a new connection (RFC 9293, section 3.6.1 lets TIME-WAIT be reused).
+    #[inline(always)]
+    pub const fn is_closing(self) -> bool {
+        self.has_any(Self::FORWARD_FIN | Self::REPLY_FIN | Self::RESET)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Direction::{Forward, Reply};
+
+    fn run(steps: &[(Direction, u8)]) -> State {
+        steps.iter().fold(State::default(), |state, &(way, flags)| state.after(way, Flags(flags)))
+    }
+
+    #[test]
+    fn handshake_confirms_only_with_the_clients_ack() {
+        let (syn, ack) = (Flags::SYN, Flags::ACK);
+        assert_eq!(run(&[(Forward, syn)]).0, 0);
+        assert_eq!(run(&[(Forward, syn), (Reply, syn | ack)]).0, State::REPLIED);
+        // A retransmitted SYN confirms nothing.
+        assert_eq!(run(&[(Forward, syn), (Reply, syn | ack), (Forward, syn)]).0, State::REPLIED);
+        let open = run(&[(Forward, syn), (Reply, syn | ack), (Forward, ack)]);
+        assert_eq!(open.0, State::REPLIED | State::CONFIRMED);
+        assert!(!open.is_closing());
+    }
+
+    #[test]
+    fn acks_alone_confirm_nothing() {
+        assert_eq!(run(&[(Forward, Flags::ACK), (Forward, Flags::ACK)]).0, 0);
+    }
+
+    #[test]
+    fn fin_and_reset_close() {
+        assert!(run(&[(Forward, Flags::FIN | Flags::ACK)]).is_closing());
+        assert!(run(&[(Reply, Flags::FIN | Flags::ACK)]).has(State::REPLY_FIN));
+        let reset = run(&[(Reply, Flags::RST)]);
+        assert!(reset.has(State::RESET) && !reset.has(State::REPLIED));
+    }
+
+    #[test]
+    fn only_a_bare_syn_opens() {
+        for flags in 0..=255u8 {
+            let bare = flags & 0x17 == Flags::SYN;
+            assert_eq!(Flags(flags).opens(), bare, "{flags:#04x}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Configuration: raw TOML or flags → validated [`Config`].
+
+mod model;
+
+pub use model::*;

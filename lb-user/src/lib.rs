@@ -1,0 +1,3 @@
+//! xlb's agent: everything of user space except the command line itself.
+
+pub mod config;

@@ -1,0 +1,1 @@
+//! The namespaces (rig) that the network tests and the demo run in.
