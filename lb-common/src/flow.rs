@@ -43,15 +43,19 @@ pub const UDP: u8 = 17;
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct FlowKey<A> {
     pub endpoints: Endpoints<A>,
-    /// [`TCP`] or [`UDP`].
-    pub protocol: u8,
-    pub padding: [u8; 3],
+    /// [`TCP`] or [`UDP`]; a whole word, which leaves no padding to be zeroed.
+    pub protocol: u32,
 }
 
 impl<A: Address> FlowKey<A> {
     #[inline(always)]
+    pub fn protocol(&self) -> u8 {
+        self.protocol as u8
+    }
+
+    #[inline(always)]
     pub fn new(endpoints: Endpoints<A>, protocol: u8) -> Self {
-        Self { endpoints, protocol, padding: [0; 3] }
+        Self { endpoints, protocol: protocol as u32 }
     }
 }
 
@@ -66,8 +70,8 @@ pub struct FlowEntry<A> {
     /// The target's generation when the flow began. Another one in the target
     /// array means that the id has been given to somebody else since.
     pub generation: u32,
-    /// Seconds of the boot clock (jiffies) at the last packet, written at most
-    /// once a second.
+    /// Seconds of CLOCK_MONOTONIC at the last packet, written at most once a
+    /// second.
     pub last_seen: u32,
     /// The listener's id, an index of the listener counters.
     pub listener: u16,
@@ -97,6 +101,16 @@ impl<A: Address> FlowEntry<A> {
     #[inline(always)]
     pub fn state(&self) -> State {
         State(self.state)
+    }
+
+    /// Both entries of a flow seen from one: `key`'s peer and its value. What
+    /// one entry says is enough to make the other.
+    #[inline(always)]
+    pub fn peer(&self, key: &FlowKey<A>) -> (FlowKey<A>, Self) {
+        let mut peer = *self;
+        peer.rewrite = key.endpoints.reversed();
+        peer.flags ^= Self::REPLY;
+        (self.peer_key(key.protocol()), peer)
     }
 
     /// The key of the flow's other direction: what the peer answers to.

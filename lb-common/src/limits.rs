@@ -43,3 +43,8 @@ pub const SELECT_STRIDE: u32 = 7_919;
 pub const DEFAULT_SOURCE_PORTS: (u16, u16) = (1_024, 32_767);
 /// Interfaces that the data path can know.
 pub const MAX_INTERFACES: u32 = 256;
+/// What a Maglev slot holds when the group has no target to send to.
+pub const NO_TARGET: u16 = u16::MAX;
+/// Addresses of listeners at the most: one that listens on every address of
+/// its interfaces takes one for each.
+pub const MAX_LISTENER_ADDRESSES: u32 = 16_384;

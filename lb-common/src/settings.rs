@@ -2,6 +2,8 @@
 //! element so that it can change while traffic runs, and what the agent tells
 //! about the host's interfaces.
 
+use crate::{flow, tcp::State};
+
 /// Idle times in seconds, and the key of the flow hash.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -15,6 +17,22 @@ pub struct Settings {
     /// TCP after a FIN or a RST.
     pub closing_timeout: u32,
     pub udp_timeout: u32,
+}
+
+impl Settings {
+    /// Seconds without a packet after which a flow in this state is over.
+    #[inline(always)]
+    pub const fn timeout(&self, state: State, protocol: u8) -> u32 {
+        if !state.has(State::CONFIRMED) {
+            self.half_open_timeout
+        } else if protocol == flow::UDP {
+            self.udp_timeout
+        } else if state.is_closed() {
+            self.closing_timeout
+        } else {
+            self.established_timeout
+        }
+    }
 }
 
 /// How the data path may send out of an interface.

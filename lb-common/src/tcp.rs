@@ -87,6 +87,12 @@ impl State {
         Self(bits)
     }
 
+    /// Whether the connection is over: both sides have finished, or one reset it.
+    #[inline(always)]
+    pub const fn is_closed(self) -> bool {
+        self.has(Self::FORWARD_FIN | Self::REPLY_FIN) || self.has(Self::RESET)
+    }
+
     /// Whether the connection is over or nearly so: a new SYN on its 5-tuple
     /// is a new connection (RFC 9293, section 3.6.1 lets TIME-WAIT be reused).
     #[inline(always)]
@@ -126,7 +132,10 @@ mod tests {
         assert!(run(&[(Forward, Flags::FIN | Flags::ACK)]).is_closing());
         assert!(run(&[(Reply, Flags::FIN | Flags::ACK)]).has(State::REPLY_FIN));
         let reset = run(&[(Reply, Flags::RST)]);
-        assert!(reset.has(State::RESET) && !reset.has(State::REPLIED));
+        assert!(reset.has(State::RESET) && !reset.has(State::REPLIED) && reset.is_closed());
+        // A half-closed connection may go on for long.
+        let half = run(&[(Forward, Flags::FIN | Flags::ACK)]);
+        assert!(!half.is_closed() && half.after(Reply, Flags(Flags::FIN)).is_closed());
     }
 
     #[test]

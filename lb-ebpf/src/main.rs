@@ -1,3 +1,79 @@
+//! xlb's kernel programs.
+//!
+//! | program | hook | what for |
+//! |---|---|---|
+//! | `xlb_ingress` | XDP | every packet that comes in: the packet's way, see `pipeline.rs` |
+//! | `xlb_handoff` | tc ingress | sends what XDP has rewritten but can't send itself |
+//! | `xlb_egress` | tc egress | replies of local targets, and of those that the kernel forwards |
+//!
+//! This file is the only place where a result becomes an action and a drop
+//! reason a count.
+
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#[cfg(not(target_arch = "bpf"))]
-fn main() {}
+// For any other target this crate is empty: it exists so that workspace-wide
+// commands don't stumble over it.
+#![cfg(target_arch = "bpf")]
+
+mod egress;
+mod family;
+mod flow;
+mod handoff;
+mod listener;
+mod maps;
+mod nat;
+mod packet;
+mod parse;
+mod pipeline;
+mod select;
+mod stats;
+mod transmit;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use transmit::Way;
+
+#[xdp]
+pub fn xlb_ingress(ctx: XdpContext) -> u32 {
+    match pipeline::ingress(&ctx) {
+        Ok(Way::Stack | Way::Handoff(_)) => xdp_action::XDP_PASS,
+        Ok(Way::Transmit) => xdp_action::XDP_TX,
+        Ok(Way::Redirect(interface)) => transmit::redirect(interface),
+        Err(reason) => {
+            stats::count(reason);
+            if reason.is_drop() { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+        }
+    }
+}
+
+/// `TC_ACT_UNSPEC` lets programs and filters behind this one have their say.
+#[classifier]
+pub fn xlb_egress(ctx: TcContext) -> i32 {
+    match egress::reply(&ctx) {
+        Ok(()) => TC_ACT_UNSPEC,
+        Err(reason) if reason.is_drop() => {
+            stats::count(reason);
+            TC_ACT_SHOT
+        }
+        // The host's own traffic, which is nothing to report.
+        Err(_) => TC_ACT_UNSPEC,
+    }
+}
+
+#[classifier]
+pub fn xlb_handoff(ctx: TcContext) -> i32 {
+    handoff::send(&ctx).unwrap_or(TC_ACT_UNSPEC)
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: the verifier accepts no program in which this can be reached.
+    unsafe { core::hint::unreachable_unchecked() }
+}
+
+/// The kernel lets only GPL-compatible programs call `bpf_fib_lookup`'s kin.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
