@@ -36,6 +36,9 @@ macro_rules! map_value {
         // SAFETY: as above.
         #[cfg(feature = "user")]
         unsafe impl bytemuck::Pod for $name {}
+        // SAFETY: as above.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $name {}
     )+};
 }
 pub(crate) use map_value;

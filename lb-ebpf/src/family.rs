@@ -13,7 +13,11 @@ use lb_common::{
 };
 use network_types::ip::Ipv4Hdr;
 
-use crate::{maps, packet::Packet};
+use crate::{
+    maps,
+    packet::Packet,
+    select::{self, Search},
+};
 
 /// An address family, named by its address type.
 pub trait Family: Address + 'static {
@@ -27,6 +31,8 @@ pub trait Family: Address + 'static {
     fn remove_established(key: &FlowKey<Self>);
     fn remove_half_open(key: &FlowKey<Self>);
     fn listener(key: &ListenerKey<Self>) -> Option<ListenerEntry>;
+    /// Runs [`crate::select`]'s search; 0 if it found a target.
+    fn search(search: &mut Search<Self>) -> u32;
 
     /// The change of source and destination in a ones' complement sum.
     fn delta(from: &Endpoints<Self>, to: &Endpoints<Self>) -> Delta;
@@ -93,6 +99,11 @@ impl Family for Ipv4 {
         // SAFETY: the entry is copied at once; the agent replaces entries as a
         // whole, and the kernel frees the old one after an RCU grace period.
         unsafe { maps::LISTENERS_V4.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn search(search: &mut Search<Self>) -> u32 {
+        select::xlb_search_v4(search)
     }
 
     #[inline(always)]

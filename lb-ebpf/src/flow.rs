@@ -156,8 +156,9 @@ fn promote<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>) {
     F::remove_half_open(key);
 }
 
+/// Removes both directions of a flow, given one.
 #[inline(always)]
-fn remove<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>) {
+pub fn remove<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>) {
     let peer_key = entry.peer_key(key.protocol());
     F::remove_established(key);
     F::remove_half_open(key);
