@@ -1,0 +1,252 @@
+//! A topology with servers and a running agent, and what all tests ask of it.
+
+use std::{
+    fs,
+    net::SocketAddrV4,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use xlb_tests::{
+    client, server,
+    server::{Kind, WebServer},
+    topology::{BALANCER, CLIENT, Peers, Place, Topology},
+    xlb::{Config, Listener, TargetGroup, Xlb},
+};
+
+/// How packets get to the targets and back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Targets are ports of the balancer.
+    Local,
+    /// Source NAT; everyone on one network, the balancer has one interface.
+    OneArm,
+    /// Source NAT; targets behind other interfaces.
+    OtherInterface,
+    /// The client's address is preserved; the balancer is the gateway, with
+    /// programs on all its interfaces.
+    Preserve,
+    /// The same, but with programs on the client's side only: the kernel
+    /// forwards the replies.
+    PreserveOneSide,
+}
+
+impl Mode {
+    pub fn topology(self, targets: u8, peers: Peers) -> Result<Topology> {
+        match self {
+            Self::Local => Topology::one_host(targets.into()),
+            Self::OneArm => Topology::one_arm(targets, peers),
+            Self::OtherInterface | Self::Preserve | Self::PreserveOneSide => {
+                Topology::routed(targets, peers)
+            }
+        }
+    }
+
+    fn preserves(self) -> bool {
+        matches!(self, Self::Preserve | Self::PreserveOneSide)
+    }
+
+    /// Whether a target sees the client's own address.
+    pub fn shows_client(self) -> bool {
+        self == Self::Local || self.preserves()
+    }
+
+    /// Interfaces that programs are attached to.
+    pub fn interfaces(self, targets: usize) -> Vec<String> {
+        let others = match self {
+            Self::Local | Self::OneArm | Self::PreserveOneSide => 0,
+            Self::OtherInterface | Self::Preserve => targets,
+        };
+        (0..=others).map(|n| format!("eth{n}")).collect()
+    }
+}
+
+/// Where the listener is, unless a test wants it elsewhere.
+pub const VIP: SocketAddrV4 = SocketAddrV4::new(BALANCER, 80);
+/// Long enough for any change of health: checks are a second apart, and two
+/// results decide.
+pub const HEALTH: Duration = Duration::from_secs(8);
+
+#[derive(Debug)]
+pub struct Scenario {
+    // Dropped in this order: the agent first, the namespaces last.
+    pub xlb: Xlb,
+    pub servers: Vec<WebServer>,
+    pub topology: Topology,
+}
+
+/// What a scenario begins with; [`Setup::new`] has the defaults.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub mode: Mode,
+    pub weights: Vec<u16>,
+    pub peers: Peers,
+    pub xdp_mode: Option<&'static str>,
+    pub tc_mode: Option<&'static str>,
+    pub listener: SocketAddrV4,
+    /// Frames between client and balancer bear a VLAN tag.
+    pub tagged: bool,
+}
+
+impl Setup {
+    /// So many targets of equal weight, defaults of the agent.
+    pub fn new(mode: Mode, targets: usize) -> Self {
+        Self {
+            mode,
+            weights: vec![1; targets],
+            peers: Peers::TakeXdp,
+            xdp_mode: None,
+            tc_mode: None,
+            listener: VIP,
+            tagged: false,
+        }
+    }
+
+    pub fn topology(&self) -> Result<Topology> {
+        let mut topology = self
+            .mode
+            .topology(self.weights.len().try_into()?, self.peers)?;
+        if self.tagged {
+            topology.tag_client()?;
+        }
+        Ok(topology)
+    }
+
+    /// A configuration with one TCP listener for the topology's targets.
+    pub fn config(&self, topology: &Topology) -> Config {
+        let addresses = topology.targets.iter().map(|place| place.address);
+        Config {
+            interfaces: self.mode.interfaces(topology.targets.len()),
+            xdp_mode: self.xdp_mode,
+            tc_mode: self.tc_mode,
+            listeners: vec![Listener {
+                name: "web".into(),
+                address: self.listener,
+                protocol: "tcp",
+                target_group: "web".into(),
+            }],
+            target_groups: vec![TargetGroup {
+                name: "web".into(),
+                targets: addresses.zip(self.weights.iter().copied()).collect(),
+                preserve_client_ip: self.mode.preserves(),
+                health_port: None,
+            }],
+        }
+    }
+
+    /// Starts nginx at every target, named `web1` and so on, and the agent,
+    /// and waits until all targets are healthy.
+    pub fn start(&self) -> Result<Scenario> {
+        let topology = self.topology()?;
+        let config = self.config(&topology);
+        self.start_with(topology, &config)
+    }
+
+    /// The same with another configuration.
+    pub fn start_with(&self, topology: Topology, config: &Config) -> Result<Scenario> {
+        let servers = start_servers(&topology.targets, topology.directory())?;
+        let xlb = Xlb::start(&topology.balancer, config, topology.directory())?;
+        xlb.wait_until_healthy(HEALTH)?;
+        Ok(Scenario {
+            xlb,
+            servers,
+            topology,
+        })
+    }
+}
+
+fn start_servers(places: &[Place], directory: &Path) -> Result<Vec<WebServer>> {
+    (1..)
+        .zip(places)
+        .map(|(n, place)| {
+            WebServer::start(
+                Kind::Nginx,
+                &format!("web{n}"),
+                place,
+                Some(files()?),
+                directory,
+            )
+        })
+        .collect()
+}
+
+impl Scenario {
+    /// Waits until the agent sees this health at the nth server's target.
+    pub fn wait_for_health(&self, n: usize, health: &str) -> Result<()> {
+        self.xlb
+            .wait_for_health(self.servers[n].place.address, health, HEALTH)
+    }
+
+    /// GETs a page through the balancer.
+    pub fn get(&self, path: &str) -> Result<String> {
+        client::get(&self.topology.client, &format!("http://{VIP}{path}"))
+    }
+
+    /// Downloads [`LARGE`] through the listener and compares it.
+    pub fn download(&self, listener: SocketAddrV4) -> Result<()> {
+        let copy = self.topology.directory().join("download");
+        client::download(
+            &self.topology.client,
+            &format!("http://{listener}/{LARGE}"),
+            &copy,
+        )?;
+        ensure!(
+            client::sha256(&copy)? == large_sha256()?,
+            "the download is not the file"
+        );
+        Ok(())
+    }
+
+    /// Checks which address the targets see.
+    pub fn check_client_address(&self, mode: Mode) -> Result<()> {
+        let seen = self.get("/client")?;
+        let is_client = seen.trim() == CLIENT.to_string();
+        ensure!(
+            is_client == mode.shows_client(),
+            "in {mode:?} a target saw {}",
+            seen.trim()
+        );
+        Ok(())
+    }
+}
+
+/// A file of 100 MB, and one of 1 MB.
+pub const LARGE: &str = "large";
+pub const SMALL: &str = "small";
+
+/// The directory with [`LARGE`] and [`SMALL`], made once per machine start and
+/// shared by all tests: they are only read.
+pub fn files() -> Result<&'static Path> {
+    static FILES: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    FILES
+        .get_or_init(|| make_files().map_err(|error| format!("{error:#}")))
+        .as_deref()
+        .map_err(|error| anyhow::anyhow!("no files to serve: {error}"))
+}
+
+fn make_files() -> Result<PathBuf> {
+    // Below the build directory: it stays, as the build does.
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("files");
+    fs::create_dir_all(&directory)?;
+    for (name, length) in [(LARGE, 100 << 20), (SMALL, 1 << 20)] {
+        let path = directory.join(name);
+        if fs::metadata(&path).is_ok_and(|file| file.len() == length) {
+            continue;
+        }
+        // Another process may be doing the same.
+        let unfinished = directory.join(format!("{name}.{}", std::process::id()));
+        server::random_file(&unfinished, length)?;
+        fs::rename(&unfinished, &path)?;
+    }
+    Ok(directory)
+}
+
+fn large_sha256() -> Result<&'static str> {
+    static SUM: OnceLock<Option<String>> = OnceLock::new();
+    let path = files()?.join(LARGE);
+    SUM.get_or_init(|| client::sha256(&path).ok())
+        .as_deref()
+        .with_context(|| format!("no SHA-256 of {}", path.display()))
+}
