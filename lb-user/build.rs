@@ -1,0 +1,59 @@
+//! Builds the kernel programs (lb-ebpf) for the BPF target. The object lands
+//! in `OUT_DIR` as `xlb-ebpf`, from where the agent embeds it.
+
+#[path = "../xtask/src/toolchain.rs"]
+#[expect(
+    dead_code,
+    reason = "shared with `cargo xtask`, which uses the rest of it"
+)]
+mod toolchain;
+
+use std::{env, path::Path};
+
+use anyhow::{Context as _, Result};
+use toolchain::Toolchain;
+
+fn main() -> Result<()> {
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").context("cargo runs this, not a person")?;
+    let workspace = Path::new(&manifest)
+        .parent()
+        .context("lb-user lies in a workspace")?;
+    rerun_if_changed(workspace);
+
+    let toolchain = Toolchain::find(workspace)?
+        .context("no toolchain for the BPF target was found: run `cargo xtask setup` once")?;
+    for (name, value) in toolchain.environment() {
+        // SAFETY: a build script has one thread until aya-build starts its own.
+        unsafe { env::set_var(name, value) };
+    }
+    // Without it each line of cargo's progress would show up as a warning.
+    // SAFETY: as above.
+    unsafe { env::set_var("CARGO_TERM_QUIET", "true") };
+
+    let root_dir = workspace.join("lb-ebpf");
+    let package = aya_build::Package {
+        name: "lb-ebpf",
+        root_dir: root_dir
+            .to_str()
+            .context("the workspace's path isn't UTF-8")?,
+        ..Default::default()
+    };
+    aya_build::build_ebpf([package], aya_build::Toolchain::Custom(&toolchain.name))
+}
+
+/// aya-build names lb-ebpf itself; these are the object's other ingredients.
+fn rerun_if_changed(workspace: &Path) {
+    let record = Toolchain::record(workspace);
+    let sources = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "lb-common",
+        "lb-user/build.rs",
+        "xtask/src/toolchain.rs",
+    ];
+    let sources = sources.map(|source| workspace.join(source));
+    // To name a file that doesn't exist means to run every time.
+    for path in sources.iter().chain([&record]).filter(|path| path.exists()) {
+        println!("cargo::rerun-if-changed={}", path.display());
+    }
+}
