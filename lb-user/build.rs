@@ -8,7 +8,7 @@
 )]
 mod toolchain;
 
-use std::{env, path::Path};
+use std::{env, fs, os::unix, path::Path};
 
 use anyhow::{Context as _, Result};
 use toolchain::Toolchain;
@@ -19,6 +19,7 @@ fn main() -> Result<()> {
         .parent()
         .context("lb-user lies in a workspace")?;
     rerun_if_changed(workspace);
+    share_target_folder()?;
 
     let toolchain = Toolchain::find(workspace)?
         .context("no toolchain for the BPF target was found: run `cargo xtask setup` once")?;
@@ -39,6 +40,28 @@ fn main() -> Result<()> {
         ..Default::default()
     };
     aya_build::build_ebpf([package], aya_build::Toolchain::Custom(&toolchain.name))
+}
+
+/// Lets every profile's build of the object use one folder, `target/bpf`:
+/// `core` takes most of a minute to compile, and build, test and clippy each
+/// have an `OUT_DIR` of their own.
+fn share_target_folder() -> Result<()> {
+    let out = env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?;
+    // <target>/<profile>/build/<package>/out
+    let target = Path::new(&out)
+        .ancestors()
+        .nth(4)
+        .context("OUT_DIR lies in a target folder")?;
+    let (shared, own) = (target.join("bpf"), Path::new(&out).join("aya-build/target"));
+    for folder in [&shared, &own] {
+        fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
+    }
+    let link = own.join("lb-ebpf");
+    if fs::symlink_metadata(&link).is_err() {
+        unix::fs::symlink(&shared, &link)
+            .with_context(|| format!("can't create {}", link.display()))?;
+    }
+    Ok(())
 }
 
 /// aya-build names lb-ebpf itself; these are the object's other ingredients.
