@@ -18,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     command::{output, run, run_words},
+    interrupt,
     netns::Namespace,
 };
 
@@ -89,8 +90,10 @@ pub fn spread(namespace: &Namespace, url: &str, count: u32) -> Result<Spread> {
     curl.args(["-s", "--fail", "--connect-timeout", "1", "--max-time", "3"])
         .args(["-H", "Connection: close"])
         .arg(format!("{url}?[1-{count}]"));
+    let answers = output(&mut curl)?.stdout;
+    interrupt::check()?;
     let mut spread = Spread::default();
-    for name in String::from_utf8_lossy(&output(&mut curl)?.stdout).lines() {
+    for name in String::from_utf8_lossy(&answers).lines() {
         *spread.by_name.entry(name.to_owned()).or_default() += 1;
     }
     spread.failed = count.saturating_sub(spread.by_name.values().sum());
@@ -101,6 +104,7 @@ pub fn spread(namespace: &Namespace, url: &str, count: u32) -> Result<Spread> {
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub began: Instant,
+    pub ended: Instant,
     /// The name that the server answered with, or what went wrong.
     pub answer: Result<String, String>,
 }
@@ -161,7 +165,11 @@ impl Load {
         while !self.stopped.load(Ordering::Relaxed) {
             let began = Instant::now();
             let answer = request(server).map_err(|error| format!("{error:#}"));
-            let attempt = Attempt { began, answer };
+            let attempt = Attempt {
+                began,
+                ended: Instant::now(),
+                answer,
+            };
             self.attempts
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

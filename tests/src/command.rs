@@ -1,6 +1,9 @@
 //! Runs commands to their end; an error says which one failed and what it said.
 
-use std::process::{Command, Output, Stdio};
+use std::{
+    os::unix::process::CommandExt,
+    process::{Command, Output, Stdio},
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -26,12 +29,18 @@ pub fn run(command: &mut Command) -> Result<String> {
 /// # Errors
 /// If it can't be started.
 pub fn output(command: &mut Command) -> Result<Output> {
-    command.stdin(Stdio::null()).output().with_context(|| {
-        format!(
-            "`{}` can't be started; `cargo xtask setup` installs what is missing",
-            describe(command)
-        )
-    })
+    // A group of its own: a terminal's Ctrl-C must not end a command that
+    // takes something back.
+    command
+        .stdin(Stdio::null())
+        .process_group(0)
+        .output()
+        .with_context(|| {
+            format!(
+                "`{}` can't be started; `cargo xtask setup` installs what is missing",
+                describe(command)
+            )
+        })
 }
 
 /// Runs a command given as words.

@@ -1,6 +1,7 @@
 //! Network namespaces of this run, named `xlb-<pid>-<n>-<role>`.
 
 use std::{
+    env,
     fs::{self, File},
     path::Path,
     process::Command,
@@ -54,7 +55,7 @@ impl Namespace {
     /// # Errors
     /// If `ip` fails.
     pub fn create(series: Series, role: &str) -> Result<Self> {
-        let name = format!("xlb-{}-{}-{role}", std::process::id(), series.0);
+        let name = format!("{}{}-{role}", prefix(), series.0);
         run_words(&["ip", "netns", "add", &name])?;
         let namespace = Self(Arc::new(Owned { name }));
         namespace.ip("link set lo up")?;
@@ -158,21 +159,38 @@ pub fn of_process(pid: u32) -> Result<Vec<String>> {
         .collect())
 }
 
+/// What names of this process's namespaces and temporary directories begin
+/// with.
+#[must_use]
+pub fn prefix() -> String {
+    format!("xlb-{}-", std::process::id())
+}
+
 /// Deletes what runs that were killed have left: namespaces whose maker is
-/// dead, with the processes in them. Gives their names.
+/// dead, with the processes in them, and temporary directories.
 ///
 /// # Errors
-/// If `ip` fails.
-pub fn sweep() -> Result<Vec<String>> {
-    let mut swept = Vec::new();
-    for name in all()? {
-        let Some(pid) = owner(&name) else { continue };
-        if !Path::new("/proc").join(pid.to_string()).exists() {
-            delete(&name)?;
-            swept.push(name);
+/// If `ip` fails, or the directory of temporary files can't be read.
+pub fn sweep() -> Result<()> {
+    let orphan = |name: &str| {
+        owner(name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+    };
+    for name in all()?.iter().filter(|name| orphan(name)) {
+        // Another run may be sweeping too.
+        delete(name).or_else(|error| if exists(name) { Err(error) } else { Ok(()) })?;
+    }
+    for entry in fs::read_dir(env::temp_dir())? {
+        let entry = entry?;
+        if orphan(&entry.file_name().to_string_lossy()) {
+            // As above; and what can't be deleted harms nobody.
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
-    Ok(swept)
+    Ok(())
+}
+
+fn exists(name: &str) -> bool {
+    Path::new("/run/netns").join(name).exists()
 }
 
 fn all() -> Result<Vec<String>> {
@@ -183,12 +201,12 @@ fn all() -> Result<Vec<String>> {
         .collect())
 }
 
-/// The process that made a namespace, if its name is one of ours.
+/// The process that made a namespace or a directory, if its name is one of
+/// ours.
 fn owner(name: &str) -> Option<u32> {
     let mut parts = name.strip_prefix("xlb-")?.split('-');
     let pid = parts.next()?.parse().ok()?;
-    let _series: u32 = parts.next()?.parse().ok()?;
-    parts.next().map(|_role| pid)
+    parts.next().map(|_rest| pid)
 }
 
 /// Deletes a namespace and what still runs in it. Whatever does was started by
@@ -210,13 +228,7 @@ mod tests {
     #[test]
     fn only_our_names_have_an_owner() {
         assert_eq!(owner("xlb-17-0-client"), Some(17));
-        for other in [
-            "xlb",
-            "xlb-17",
-            "xlb-17-0",
-            "xlb-a-0-client",
-            "web-17-0-client",
-        ] {
+        for other in ["xlb", "xlb-17", "xlb-a-0-client", "web-17-0-client"] {
             assert_eq!(owner(other), None, "{other}");
         }
     }

@@ -173,7 +173,7 @@ impl Topology {
         programs: Vec<Attached>,
     ) -> Result<Self> {
         balancer.sysctl("ipv4/ip_forward", "1")?;
-        let directory = TempDir::with_prefix("xlb-").context("no temporary directory")?;
+        let directory = TempDir::with_prefix(netns::prefix()).context("no temporary directory")?;
         Ok(Self {
             client,
             balancer,

@@ -179,6 +179,12 @@ impl Xlb {
         })
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// What it has logged.
     #[must_use]
     pub fn log(&self) -> String {
@@ -255,9 +261,19 @@ impl Xlb {
 /// What `xlb status --json` prints, as far as tests read it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Status {
+    pub interfaces: Vec<InterfaceStatus>,
     pub listeners: Vec<ListenerStatus>,
     pub target_groups: Vec<GroupStatus>,
     pub drops: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct InterfaceStatus {
+    pub name: String,
+    /// `native` or `generic`.
+    pub xdp: String,
+    /// `tcx` or `clsact`.
+    pub tc: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -28,6 +28,14 @@ struct Changes {
     started: Instant,
 }
 
+impl Changes {
+    /// Seconds since the death was known; before it they are negative.
+    fn since(&self, at: Instant) -> f64 {
+        let before = self.unhealthy.saturating_duration_since(at);
+        at.saturating_duration_since(self.unhealthy).as_secs_f64() - before.as_secs_f64()
+    }
+}
+
 fn while_targets_change(mode: Mode) -> Result<()> {
     let mut scenario = Setup::new(mode, 4).start()?;
     let copies = scenario.topology.directory().join("copies");
@@ -140,12 +148,16 @@ fn check_downloads(report: &str, copies: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Only what begins between the death and its detection may fail.
+/// Only what was under way between the death and its detection may fail.
 fn check_attempts(attempts: &[Attempt], changes: &Changes) -> Result<()> {
     let mut returned = 0;
-    for Attempt { began, answer } in attempts {
-        let in_doubt =
-            *began + Duration::from_millis(100) > changes.killed && *began < changes.unhealthy;
+    for Attempt {
+        began,
+        ended,
+        answer,
+    } in attempts
+    {
+        let in_doubt = *ended >= changes.killed && *began < changes.unhealthy;
         match answer {
             Ok(name) if name == "web4" => {
                 let dead = *began > changes.unhealthy && *began < changes.started;
@@ -153,11 +165,13 @@ fn check_attempts(attempts: &[Attempt], changes: &Changes) -> Result<()> {
                 returned += usize::from(*began > changes.started);
             }
             Ok(_) => {}
-            Err(error) => ensure!(
-                in_doubt,
-                "a request {:?} after the death was known failed: {error}",
-                began.saturating_duration_since(changes.unhealthy)
-            ),
+            Err(error) => {
+                let (from, to) = (changes.since(*began), changes.since(*ended));
+                ensure!(
+                    in_doubt,
+                    "a request failed, from {from:.3} s to {to:.3} s: {error}"
+                );
+            }
         }
     }
     ensure!(

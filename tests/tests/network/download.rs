@@ -9,7 +9,13 @@ use super::scenario::{Mode, Setup, VIP};
 fn download(setup: &Setup) -> Result<()> {
     let scenario = setup.start()?;
     scenario.check_client_address(setup.mode)?;
-    let before = scenario.xlb.status()?.listeners[0].traffic;
+    let status = scenario.xlb.status()?;
+    for interface in &status.interfaces {
+        let right = setup.xdp_mode.is_none_or(|mode| mode == interface.xdp)
+            && setup.tc_mode.is_none_or(|mode| mode == interface.tc);
+        ensure!(right, "not attached as asked for: {interface:?}");
+    }
+    let before = status.listeners[0].traffic;
     scenario.download(VIP)?;
     let after = scenario.xlb.status()?.listeners[0].traffic;
     let bytes = after.reply_bytes - before.reply_bytes;
