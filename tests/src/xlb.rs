@@ -76,7 +76,10 @@ pub struct TargetGroup {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "interface = {:?}", self.interfaces)?;
+        match &self.interfaces[..] {
+            [interface] => writeln!(f, "interface = {interface:?}")?,
+            interfaces => writeln!(f, "interface = {interfaces:?}")?,
+        }
         for (key, value) in [("xdp_mode", self.xdp_mode), ("tc_mode", self.tc_mode)] {
             if let Some(value) = value {
                 writeln!(f, "{key} = {value:?}")?;
