@@ -258,7 +258,11 @@ fn show_failures(
     let mut since = attempts.iter().filter(|attempt| attempt.began > noticed);
     let count = since.clone().count();
     let others = since.find(|attempt| attempt.answer.as_deref() != Ok("web2"));
-    ensure!(others.is_none(), "a request didn't go to :8082: {others:?}");
+    ensure!(
+        others.is_none(),
+        "a request didn't go to :8082: {:?}",
+        others.map(|attempt| &attempt.answer)
+    );
     ensure!(count > 0, "no request was made since");
     screen.more(&format!(
         "all {count} requests since (B) were answered by :8082"

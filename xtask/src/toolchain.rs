@@ -20,6 +20,9 @@ pub const TARGET: &str = "bpfel-unknown-none";
 /// The name under which set-up makes Debian's rustc known to rustup.
 pub const LINKED: &str = "xlb-bpf";
 
+/// The first Rust release that the workspace builds with: 1.95.
+const MINIMUM_MINOR: u32 = 95;
+
 /// What builds the BPF object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Toolchain {
@@ -53,9 +56,15 @@ impl Toolchain {
             return Ok(Some(recorded));
         }
         let compilers = Compiler::all()?;
-        Ok(compilers
+        let own = compilers
             .iter()
-            .find_map(|compiler| Self::of(workspace, compiler)))
+            .find_map(|compiler| Self::with_own_linker(workspace, compiler));
+        // Which LLVM a linker on PATH reads can't be asked, so ours comes first.
+        Ok(own.or_else(|| {
+            compilers
+                .iter()
+                .find_map(|compiler| Self::of(workspace, compiler))
+        }))
     }
 
     /// Sets the environment that a cargo build of the BPF object needs. Only
@@ -102,18 +111,22 @@ impl Toolchain {
     }
 
     fn of(workspace: &Path, compiler: &Compiler) -> Option<Self> {
-        let own = Self::tools(workspace, compiler.llvm).join("bin/bpf-linker");
-        let linker = if own.is_file() {
-            own
-        } else {
-            on_path("bpf-linker")?
-        };
+        Self::with_own_linker(workspace, compiler)
+            .or_else(|| Some(Self::new(compiler, on_path("bpf-linker")?)))
+    }
+
+    fn with_own_linker(workspace: &Path, compiler: &Compiler) -> Option<Self> {
+        let linker = Self::tools(workspace, compiler.llvm).join("bin/bpf-linker");
+        linker.is_file().then(|| Self::new(compiler, linker))
+    }
+
+    fn new(compiler: &Compiler, linker: PathBuf) -> Self {
         let bootstrap = !compiler.release.contains("-nightly");
-        Some(Self {
+        Self {
             name: compiler.name.clone(),
             bootstrap,
             linker,
-        })
+        }
     }
 }
 
@@ -139,7 +152,8 @@ impl Compiler {
         Ok(names.into_iter().filter_map(Self::probe).collect())
     }
 
-    /// `None` if rustup doesn't know it or it has no library source.
+    /// `None` if rustup doesn't know it, it's too old or it has no library
+    /// source.
     pub fn probe(name: &str) -> Option<Self> {
         let rustc = output(Command::new("rustup").args(["which", "--toolchain", name, "rustc"]));
         let rustc = PathBuf::from(rustc.ok()?.trim());
@@ -149,6 +163,9 @@ impl Compiler {
         }
         let version = output(Command::new(&rustc).arg("-vV")).ok()?;
         let (release, llvm) = parse_version(&version)?;
+        if minor(&release)? < MINIMUM_MINOR {
+            return None;
+        }
         Some(Self {
             name: name.to_owned(),
             release,
@@ -166,6 +183,10 @@ pub fn parse_version(text: &str) -> Option<(String, u32)> {
     };
     let llvm = field("LLVM version:")?.split('.').next()?.parse().ok()?;
     Some((field("release:")?.to_owned(), llvm))
+}
+
+fn minor(release: &str) -> Option<u32> {
+    release.strip_prefix("1.")?.split('.').next()?.parse().ok()
 }
 
 /// The value of a top-level `key = value` line, unquoted: all of TOML that
@@ -197,7 +218,7 @@ fn output(command: &mut Command) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{parse_version, value};
+    use super::{minor, parse_version, value};
 
     #[test]
     fn versions() {
@@ -208,6 +229,13 @@ mod tests {
             parse_version("release: 1.96.0\nLLVM version: unknown\n"),
             None
         );
+    }
+
+    #[test]
+    fn minor_versions() {
+        assert_eq!(minor("1.96.0"), Some(96));
+        assert_eq!(minor("1.100.0-nightly"), Some(100));
+        assert_eq!(minor("nonsense"), None);
     }
 
     #[test]

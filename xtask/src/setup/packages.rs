@@ -1,0 +1,110 @@
+//! Debian packages, and the programs that the tests start.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Result, bail};
+
+use super::step;
+use crate::{command, toolchain::on_path};
+
+/// A program that tests start, and the Debian package it comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    pub name: &'static str,
+    pub package: &'static str,
+}
+
+const PROGRAMS: [Program; 10] = [
+    Program {
+        name: "ip",
+        package: "iproute2",
+    },
+    Program {
+        name: "ethtool",
+        package: "ethtool",
+    },
+    Program {
+        name: "nginx",
+        package: "nginx-light",
+    },
+    Program {
+        name: "curl",
+        package: "curl",
+    },
+    Program {
+        name: "wrk",
+        package: "wrk",
+    },
+    Program {
+        name: "iperf3",
+        package: "iperf3",
+    },
+    Program {
+        name: "python3",
+        package: "python3",
+    },
+    Program {
+        name: "socat",
+        package: "socat",
+    },
+    Program {
+        name: "tcpdump",
+        package: "tcpdump",
+    },
+    Program {
+        name: "ps",
+        package: "procps",
+    },
+];
+
+/// Programs that aren't installed. A user's `PATH` may lack the sbin folders.
+pub fn missing() -> Vec<Program> {
+    let sbin = |name| {
+        ["/usr/sbin", "/sbin"]
+            .iter()
+            .any(|sbin| Path::new(sbin).join(name).exists())
+    };
+    let here = |program: &Program| on_path(program.name).is_some() || sbin(program.name);
+    PROGRAMS
+        .into_iter()
+        .filter(|program| !here(program))
+        .collect()
+}
+
+/// Installs test programs; none of them is left running as a service.
+///
+/// # Errors
+/// If apt-get is missing, isn't allowed or fails.
+pub fn install_programs(workspace: &Path, programs: &[Program]) -> Result<()> {
+    let packages: Vec<_> = programs.iter().map(|program| program.package).collect();
+    install(workspace, &packages)?;
+    if packages.contains(&"nginx-light") && on_path("systemctl").is_some() {
+        step::run(
+            workspace,
+            Command::new("systemctl").args(["disable", "--quiet", "nginx"]),
+        )?;
+    }
+    Ok(())
+}
+
+/// Whether this machine installs its packages with apt.
+pub fn has_apt() -> bool {
+    on_path("apt-get").is_some()
+}
+
+/// Installs `packages` and says so before. Their services aren't started.
+///
+/// # Errors
+/// If apt-get is missing, isn't allowed or fails, or would remove something.
+pub fn install(workspace: &Path, packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    if !has_apt() {
+        bail!("this machine has no apt-get: install what belongs to these Debian packages: {list}");
+    }
+    if !command::is_root() {
+        bail!("these Debian packages are missing, and installing them needs root: {list}");
+    }
+    println!("setup: will install these Debian packages: {list}");
+    let script = workspace.join("xtask/src/setup/install.sh");
+    step::run(workspace, Command::new("sh").arg(script).args(packages))
+}
