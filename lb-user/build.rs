@@ -8,12 +8,23 @@
 )]
 mod toolchain;
 
-use std::{env, fs, os::unix, path::Path};
+use std::{env, fs, os::unix, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use toolchain::Toolchain;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Not by returning it: that would add a backtrace to a plain sentence.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build() -> Result<()> {
     let manifest = env::var_os("CARGO_MANIFEST_DIR").context("cargo runs this, not a person")?;
     let workspace = Path::new(&manifest)
         .parent()

@@ -14,6 +14,7 @@ mod toolchain;
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 use anyhow::Result;
@@ -59,9 +60,20 @@ enum Task {
     Lint,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Not by returning it: that would add a backtrace to a plain sentence.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
     let workspace = workspace();
-    match Arguments::parse().task {
+    match task {
         Task::Setup { check: true } => setup::check(&workspace),
         Task::Setup { check: false } => setup::run(&workspace),
         Task::Build => build::release(&workspace).map(|path| println!("{}", path.display())),
