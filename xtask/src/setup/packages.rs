@@ -78,11 +78,17 @@ pub fn missing() -> Vec<Program> {
 pub fn install_programs(workspace: &Path, programs: &[Program]) -> Result<()> {
     let packages: Vec<_> = programs.iter().map(|program| program.package).collect();
     install(workspace, &packages)?;
-    if packages.contains(&"nginx-light") && on_path("systemctl").is_some() {
-        step::run(
-            workspace,
-            Command::new("systemctl").args(["disable", "--quiet", "nginx"]),
-        )?;
+    if !packages.contains(&"nginx-light") {
+        return Ok(());
+    }
+    // Not at the next boot either, whichever init this machine has.
+    for (program, arguments) in [
+        ("update-rc.d", ["nginx", "disable"]),
+        ("systemctl", ["disable", "nginx"]),
+    ] {
+        if on_path(program).is_some() {
+            step::run(workspace, Command::new(program).args(arguments))?;
+        }
     }
     Ok(())
 }
