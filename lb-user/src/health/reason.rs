@@ -1,0 +1,203 @@
+//! What a check found, and why a target isn't healthy.
+
+use std::{fmt, io};
+
+/// The result of one check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    Success,
+    Failure(Reason),
+    /// The check couldn't be made, and it isn't the target's fault. Says
+    /// nothing about the target: were it a failure, running out of file
+    /// descriptors would turn every target unhealthy at once.
+    Inconclusive(LocalFault),
+}
+
+/// Why a target isn't healthy, or why its last check failed.
+///
+/// Every variant has a stable [`code`](Self::code) for machines; `Display` is
+/// the sentence for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// New, and its first check has no result yet.
+    RegistrationInProgress,
+    /// No listener uses its target group.
+    NotInUse,
+    /// Removed from its group; its flows may end in peace.
+    DeregistrationInProgress,
+    /// No answer to the connection request.
+    ConnectTimeout,
+    ConnectionRefused,
+    HostUnreachable,
+    NetworkUnreachable,
+    /// This host has no source address for it, or it isn't an address that
+    /// one can connect to.
+    AddressUnusable,
+    /// A firewall rule or a `prohibit` route of this host.
+    Forbidden,
+    /// Another error of the connection.
+    ConnectionFailed {
+        /// As in errno(3), 0 if the system gave none.
+        errno: i32,
+    },
+    /// Connected, but not answered in full in time.
+    ResponseTimeout,
+    /// The target ended the connection by RST.
+    ConnectionReset,
+    /// The target closed the connection before its answer was complete.
+    ConnectionClosed,
+    /// The answer isn't HTTP/1.
+    MalformedResponse,
+    /// The answer's header exceeds
+    /// [`MAX_HEADER_BYTES`](super::probe::MAX_HEADER_BYTES) or has more than
+    /// 100 fields.
+    HeaderTooLarge,
+    ResponseCodeMismatch {
+        code: u16,
+    },
+    /// The text isn't in the first
+    /// [`MAX_BODY_BYTES`](super::probe::MAX_BODY_BYTES) of the body.
+    BodyMismatch,
+}
+
+/// A shortage on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LocalFault {
+    /// EMFILE, ENFILE.
+    FileDescriptors,
+    /// ENOMEM, ENOBUFS.
+    Memory,
+}
+
+impl Outcome {
+    /// What an error of connecting or of the connection means.
+    pub(super) fn from_io(error: &io::Error) -> Self {
+        let errno = error.raw_os_error().unwrap_or(0);
+        match errno {
+            libc::EMFILE | libc::ENFILE => Self::Inconclusive(LocalFault::FileDescriptors),
+            libc::ENOMEM | libc::ENOBUFS => Self::Inconclusive(LocalFault::Memory),
+            _ => Self::Failure(Reason::from_errno(errno, error.kind())),
+        }
+    }
+}
+
+impl Reason {
+    /// For JSON and metric labels; never changes its meaning.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::RegistrationInProgress => "registration_in_progress",
+            Self::NotInUse => "not_in_use",
+            Self::DeregistrationInProgress => "deregistration_in_progress",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::ConnectionRefused => "connection_refused",
+            Self::HostUnreachable => "host_unreachable",
+            Self::NetworkUnreachable => "network_unreachable",
+            Self::AddressUnusable => "address_unusable",
+            Self::Forbidden => "forbidden",
+            Self::ConnectionFailed { .. } => "connection_failed",
+            Self::ResponseTimeout => "response_timeout",
+            Self::ConnectionReset => "connection_reset",
+            Self::ConnectionClosed => "connection_closed",
+            Self::MalformedResponse => "malformed_response",
+            Self::HeaderTooLarge => "header_too_large",
+            Self::ResponseCodeMismatch { .. } => "response_code_mismatch",
+            Self::BodyMismatch => "body_mismatch",
+        }
+    }
+
+    fn from_errno(errno: i32, kind: io::ErrorKind) -> Self {
+        match errno {
+            libc::ECONNREFUSED => Self::ConnectionRefused,
+            libc::ECONNRESET => Self::ConnectionReset,
+            libc::EPIPE => Self::ConnectionClosed,
+            libc::ETIMEDOUT => Self::ConnectTimeout,
+            libc::EHOSTUNREACH | libc::EHOSTDOWN => Self::HostUnreachable,
+            libc::ENETUNREACH | libc::ENETDOWN => Self::NetworkUnreachable,
+            // EINVAL: a `blackhole` route, or a link-local address without its
+            // scope (man 7 ip, fib_props in net/ipv4/fib_semantics.c).
+            libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT | libc::EINVAL => Self::AddressUnusable,
+            libc::EACCES | libc::EPERM => Self::Forbidden,
+            0 => match kind {
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe => Self::ConnectionClosed,
+                _ => Self::ConnectionFailed { errno: 0 },
+            },
+            errno => Self::ConnectionFailed { errno },
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RegistrationInProgress => "the first health check has no result yet",
+            Self::NotInUse => "no listener uses its target group",
+            Self::DeregistrationInProgress => "it was removed; its flows may end",
+            Self::ConnectTimeout => "no answer to the connection request within the timeout",
+            Self::ConnectionRefused => "the connection was refused: nothing listens on the port",
+            Self::HostUnreachable => "the host is unreachable",
+            Self::NetworkUnreachable => "there is no route to its network",
+            Self::AddressUnusable => "this host can't connect to its address",
+            Self::Forbidden => "a firewall rule or route of this host forbids the connection",
+            Self::ConnectionFailed { errno } => {
+                return write!(
+                    f,
+                    "the connection failed: {}",
+                    io::Error::from_raw_os_error(*errno)
+                );
+            }
+            Self::ResponseTimeout => "connected, but no complete answer within the timeout",
+            Self::ConnectionReset => "it reset the connection",
+            Self::ConnectionClosed => "it closed the connection before its answer was complete",
+            Self::MalformedResponse => "its answer isn't HTTP/1",
+            Self::HeaderTooLarge => "the header of its answer is too large",
+            Self::ResponseCodeMismatch { code } => {
+                return write!(f, "it answered with the status code {code}");
+            }
+            Self::BodyMismatch => "the body of its answer hasn't the expected text",
+        })
+    }
+}
+
+impl fmt::Display for LocalFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FileDescriptors => "out of file descriptors: raise the limit (LimitNOFILE=)",
+            Self::Memory => "out of memory for sockets",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errno_gives_the_outcome() {
+        use Outcome::{Failure, Inconclusive};
+        let table = [
+            (libc::ECONNREFUSED, Failure(Reason::ConnectionRefused)),
+            (libc::ECONNRESET, Failure(Reason::ConnectionReset)),
+            (libc::EPIPE, Failure(Reason::ConnectionClosed)),
+            (libc::ETIMEDOUT, Failure(Reason::ConnectTimeout)),
+            (libc::EHOSTUNREACH, Failure(Reason::HostUnreachable)),
+            (libc::ENETUNREACH, Failure(Reason::NetworkUnreachable)),
+            (libc::EADDRNOTAVAIL, Failure(Reason::AddressUnusable)),
+            (libc::EPERM, Failure(Reason::Forbidden)),
+            (libc::EACCES, Failure(Reason::Forbidden)),
+            (libc::EMFILE, Inconclusive(LocalFault::FileDescriptors)),
+            (libc::ENFILE, Inconclusive(LocalFault::FileDescriptors)),
+            (libc::ENOBUFS, Inconclusive(LocalFault::Memory)),
+            (
+                libc::EPROTO,
+                Failure(Reason::ConnectionFailed {
+                    errno: libc::EPROTO,
+                }),
+            ),
+        ];
+        for (errno, expected) in table {
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!(Outcome::from_io(&error), expected, "{error}");
+        }
+    }
+}
