@@ -2,6 +2,7 @@
 //! make one, so whatever holds a [`Config`] may apply it.
 
 use std::{
+    fmt,
     net::IpAddr,
     num::NonZeroU16,
     ops::RangeInclusive,
@@ -53,6 +54,15 @@ pub enum TcMode {
 pub enum Protocol {
     Tcp,
     Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -50,7 +50,7 @@ fn assert_exact(members: &[Member], table: &[u16]) {
 fn without_members_there_is_no_target() {
     assert_eq!(build(&[], 251, SEED), vec![NO_TARGET; 251]);
     assert_eq!(build(&[member(1, 0)], 251, SEED), vec![NO_TARGET; 251]);
-    assert_eq!(build(&equal_members(2), 0, SEED), []);
+    assert!(build(&equal_members(2), 0, SEED).is_empty());
 }
 
 #[test]

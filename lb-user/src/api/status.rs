@@ -1,0 +1,116 @@
+//! What `xlb status --json` prints. Fields are only ever added.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use lb_common::counters::Traffic;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    /// Seconds since 1970 (UTC).
+    #[serde(with = "epoch")]
+    pub started: SystemTime,
+    pub interfaces: Vec<InterfaceStatus>,
+    pub listeners: Vec<ListenerStatus>,
+    pub target_groups: Vec<GroupStatus>,
+    pub flows: FlowsStatus,
+    /// Packets by drop reason.
+    pub drops: BTreeMap<String, u64>,
+    /// What keeps parts of the configuration from working, one sentence each.
+    pub problems: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    pub name: String,
+    /// `native` or `generic`.
+    pub xdp: String,
+    /// `tcx` or `clsact`.
+    pub tc: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    pub name: String,
+    /// As configured: `10.0.2.15:80`, or `:80` for every address.
+    pub address: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    pub target_group: String,
+    #[serde(flatten)]
+    pub traffic: TrafficStatus,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GroupStatus {
+    pub name: String,
+    pub targets: Vec<TargetStatus>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TargetStatus {
+    /// As configured: `10.0.2.15:8081`, or `:8081` for a port of this host.
+    pub address: String,
+    pub weight: u16,
+    /// `initial`, `healthy`, `unhealthy`, `draining` or `unused`.
+    pub health: String,
+    /// A stable word for scripts, and a sentence; absent for a healthy target.
+    pub reason: Option<String>,
+    pub description: Option<String>,
+    /// Since when `health` is so, seconds since 1970 (UTC).
+    #[serde(with = "epoch")]
+    pub since: SystemTime,
+    #[serde(flatten)]
+    pub traffic: TrafficStatus,
+}
+
+/// Bytes are IP bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct TrafficStatus {
+    pub forward_packets: u64,
+    pub forward_bytes: u64,
+    pub reply_packets: u64,
+    pub reply_bytes: u64,
+    pub new_flows: u64,
+}
+
+/// The flow table as of the last sweep, at most a few seconds ago.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct FlowsStatus {
+    pub established: u64,
+    pub half_open: u64,
+    /// Established flows that fit.
+    pub capacity: u64,
+}
+
+impl From<Traffic> for TrafficStatus {
+    fn from(traffic: Traffic) -> Self {
+        Self {
+            forward_packets: traffic.forward_packets,
+            forward_bytes: traffic.forward_bytes,
+            reply_packets: traffic.reply_packets,
+            reply_bytes: traffic.reply_bytes,
+            new_flows: traffic.new_flows,
+        }
+    }
+}
+
+mod epoch {
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        // Milliseconds are enough, and exact in a double until the year 287396.
+        to.serialize_f64((since.as_millis() as f64) / 1000.0)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
+        let seconds = f64::deserialize(from)?;
+        Duration::try_from_secs_f64(seconds)
+            .map(|since| UNIX_EPOCH + since)
+            .map_err(serde::de::Error::custom)
+    }
+}

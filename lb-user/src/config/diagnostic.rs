@@ -1,0 +1,124 @@
+//! Errors and warnings with their place in the text.
+
+use std::{fmt, ops::Range};
+
+/// More than this many are not worth reading.
+const SHOWN: usize = 50;
+/// Characters of a source line that are shown.
+const LINE_SHOWN: usize = 160;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    Error,
+    Warning,
+}
+
+/// One thing to say about a place in the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    pub severity: Severity,
+    /// Bytes of the text.
+    pub span: Range<usize>,
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    pub(super) fn error(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, span, message: message.into(), help: None }
+    }
+
+    pub(super) fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(span, message) }
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// All that there is to say about a text, in its order. Displayed as a compiler
+/// does, each with its line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostics {
+    list: Vec<Located>,
+    file: String,
+}
+
+/// A diagnostic that doesn't need the text any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Located {
+    pub diagnostic: Diagnostic,
+    /// Both from 1; the column in characters.
+    pub line: usize,
+    pub column: usize,
+    source: String,
+    marks: usize,
+}
+
+impl Diagnostics {
+    pub(super) fn new(file: &str, text: &str, mut list: Vec<Diagnostic>) -> Self {
+        list.sort_by_key(|diagnostic| diagnostic.span.start);
+        let list = list.into_iter().map(|diagnostic| locate(text, diagnostic)).collect();
+        Self { list, file: file.to_owned() }
+    }
+
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.errors() > 0
+    }
+
+    fn errors(&self) -> usize {
+        self.list.iter().filter(|located| located.diagnostic.severity == Severity::Error).count()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Located> {
+        self.list.iter()
+    }
+}
+
+fn locate(text: &str, diagnostic: Diagnostic) -> Located {
+    let mut start = diagnostic.span.start.min(text.len());
+    while !text.is_char_boundary(start) {
+        start -= 1;
+    }
+    let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+    let source = text[line_start..].lines().next().unwrap_or("");
+    let before = text[line_start..start].chars().count();
+    let room = source.chars().count().saturating_sub(before);
+    let span = text.get(start..diagnostic.span.end.min(text.len())).unwrap_or("");
+    Located {
+        line: text[..start].matches('\n').count() + 1,
+        column: before + 1,
+        source: source.chars().take(LINE_SHOWN).collect(),
+        marks: span.chars().count().clamp(1, room.max(1)),
+        diagnostic,
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for located in self.list.iter().take(SHOWN) {
+            let Diagnostic { severity, message, help, .. } = &located.diagnostic;
+            let severity = match severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            };
+            writeln!(f, "{}:{}:{}: {severity}: {message}", self.file, located.line, located.column)?;
+            if located.column <= LINE_SHOWN {
+                let (indent, marks) = (located.column - 1, located.marks.min(LINE_SHOWN));
+                writeln!(f, "    {}", located.source)?;
+                writeln!(f, "    {:indent$}{:^<marks$}", "", "")?;
+            }
+            if let Some(help) = help {
+                writeln!(f, "    help: {help}")?;
+            }
+        }
+        if self.list.len() > SHOWN {
+            writeln!(f, "{}: and {} more", self.file, self.list.len() - SHOWN)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,193 @@
+//! The kernel side as the agent sees it: load, attach, write maps, read
+//! counters. Nothing else in the agent touches a map or a program.
+
+mod attach;
+mod error;
+mod maps;
+mod sweep;
+mod syscall;
+
+use std::collections::BTreeMap;
+
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{SchedClassifier, Xdp},
+};
+use lb_common::{
+    counters::{DropReason, Traffic},
+    limits::ENTRIES_PER_FLOW,
+};
+
+pub use attach::{Attached, TcHook, XdpHook};
+pub use error::{AttachError, LoadError, MapError};
+pub use sweep::{Flows, Sweep, Swept};
+
+use crate::{
+    config::{Capacity, TcMode, XdpMode},
+    reconcile::Change,
+};
+
+/// The programs as the build script made them.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xlb-ebpf"));
+
+/// Names of the programs in the object.
+const INGRESS: &str = "xlb_ingress";
+const EGRESS: &str = "xlb_egress";
+const HANDOFF: &str = "xlb_handoff";
+
+/// The loaded programs, their attachments and their maps. Dropping it detaches
+/// everything.
+pub struct Dataplane {
+    ebpf: Ebpf,
+    attachments: BTreeMap<u32, attach::Attachment>,
+    maps: maps::Maps,
+}
+
+impl Dataplane {
+    /// Loads the programs with maps for `capacity`. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// If the kernel refuses the maps (rights, memory) or the programs (the
+    /// verifier's words are in the error).
+    pub fn load(capacity: &Capacity) -> Result<Self, LoadError> {
+        let flow_entries = capacity.flows * ENTRIES_PER_FLOW;
+        let half_open_entries = capacity.half_open_flows * ENTRIES_PER_FLOW;
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("ESTABLISHED_V4", flow_entries)
+            .map_max_entries("HALF_OPEN_V4", half_open_entries)
+            .map_max_entries("TARGETS", capacity.targets)
+            .map_max_entries("TARGET_TRAFFIC", capacity.targets)
+            .map_max_entries("LISTENER_TRAFFIC", capacity.listeners)
+            .load(OBJECT)
+            .map_err(LoadError::from_object)?;
+        let ingress: &mut Xdp = program(&mut ebpf, INGRESS)?;
+        ingress.load().map_err(|error| LoadError::from_program(INGRESS, error))?;
+        for name in [EGRESS, HANDOFF] {
+            let classifier: &mut SchedClassifier = program(&mut ebpf, name)?;
+            classifier.load().map_err(|error| LoadError::from_program(name, error))?;
+        }
+        // Only now: the programs refer to the maps by file descriptors.
+        let maps = maps::Maps::take(&mut ebpf)?;
+        Ok(Self { ebpf, attachments: BTreeMap::new(), maps })
+    }
+
+    /// Attaches all programs to an interface.
+    ///
+    /// # Errors
+    /// If a hook is taken or the driver can't; what was attached to this
+    /// interface by then is detached again.
+    pub fn attach(
+        &mut self,
+        name: &str,
+        index: u32,
+        xdp: XdpMode,
+        tc: TcMode,
+    ) -> Result<Attached, AttachError> {
+        let attachment = attach::attach(&mut self.ebpf, name, index, xdp, tc)?;
+        let attached = attachment.hooks();
+        self.attachments.insert(index, attachment);
+        Ok(attached)
+    }
+
+    /// What is attached, by interface index.
+    #[must_use]
+    pub fn attached(&self) -> BTreeMap<u32, Attached> {
+        self.attachments.iter().map(|(&index, attachment)| (index, attachment.hooks())).collect()
+    }
+
+    /// Detaches every program; the first failure is returned after all have
+    /// been tried.
+    ///
+    /// # Errors
+    /// If the kernel refuses to give up a hook.
+    pub fn detach(&mut self) -> Result<(), AttachError> {
+        let mut result = Ok(());
+        for (_, attachment) in std::mem::take(&mut self.attachments) {
+            let detached = attachment.detach(&mut self.ebpf);
+            result = result.and(detached);
+        }
+        result
+    }
+
+    /// Applies one change of the maps' contents.
+    ///
+    /// # Errors
+    /// If the kernel refuses the write, naming the map and what to do.
+    pub fn apply(&mut self, change: &Change) -> Result<(), MapError> {
+        self.maps.apply(change)
+    }
+
+    /// Traffic of a listener since the start, all CPUs together.
+    ///
+    /// # Errors
+    /// If the map can't be read.
+    pub fn listener_traffic(&self, id: u32) -> Result<Traffic, MapError> {
+        self.maps.listener_traffic(id)
+    }
+
+    /// Traffic of a target since its id was handed out.
+    ///
+    /// # Errors
+    /// If the map can't be read.
+    pub fn target_traffic(&self, id: u32) -> Result<Traffic, MapError> {
+        self.maps.target_traffic(id)
+    }
+
+    /// Packets by drop reason, all CPUs together.
+    ///
+    /// # Errors
+    /// If the map can't be read.
+    pub fn drops(&self) -> Result<Vec<(DropReason, u64)>, MapError> {
+        self.maps.drops()
+    }
+
+    /// Counts the flows and removes those that are over. Meant to be called
+    /// every few seconds, off the agent's own task.
+    ///
+    /// # Errors
+    /// If a flow map can't be duplicated for the sweep.
+    pub fn sweep(&self) -> Result<Sweep, MapError> {
+        self.maps.sweep()
+    }
+
+    /// Handles to the flow tables, to read them from any thread.
+    ///
+    /// # Errors
+    /// If the process is out of file descriptors.
+    pub fn flows(&self) -> Result<Flows, MapError> {
+        self.maps.flows()
+    }
+
+    /// The loaded ingress program, to run it on a packet (`BPF_PROG_TEST_RUN`).
+    ///
+    /// # Errors
+    /// If the object lacks it.
+    pub fn ingress(&mut self) -> Result<&mut Xdp, LoadError> {
+        program(&mut self.ebpf, INGRESS)
+    }
+
+    /// The loaded egress program, likewise.
+    ///
+    /// # Errors
+    /// If the object lacks it.
+    pub fn egress(&mut self) -> Result<&mut SchedClassifier, LoadError> {
+        program(&mut self.ebpf, EGRESS)
+    }
+
+    /// The loaded handoff program, likewise.
+    ///
+    /// # Errors
+    /// If the object lacks it.
+    pub fn handoff(&mut self) -> Result<&mut SchedClassifier, LoadError> {
+        program(&mut self.ebpf, HANDOFF)
+    }
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program>,
+{
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(LoadError::Incomplete { name })
+}

@@ -1,0 +1,154 @@
+//! Raw `bpf(2)` on hash maps, for the flow table: in batches, which aya has no
+//! wrapper for (a million flows in hundreds of calls instead of millions), and
+//! through handles that may be used off the agent's own task.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd},
+};
+
+use bytemuck::Pod;
+
+/// Of `enum bpf_cmd` in linux/bpf.h.
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+
+/// The member of `union bpf_attr` (linux/bpf.h) for single elements.
+#[repr(C)]
+#[derive(Default)]
+struct ElementAttr {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// The value of `key`, if it is there.
+pub(super) fn look_up<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = V::zeroed();
+    let attr = ElementAttr {
+        map_fd: map.as_raw_fd() as u32,
+        key: core::ptr::from_ref(key) as u64,
+        value: &raw mut value as u64,
+        ..ElementAttr::default()
+    };
+    Ok(element(BPF_MAP_LOOKUP_ELEM, &attr)?.then_some(value))
+}
+
+/// Removes `key`; false if it wasn't there.
+pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
+    let attr = ElementAttr {
+        map_fd: map.as_raw_fd() as u32,
+        key: core::ptr::from_ref(key) as u64,
+        ..ElementAttr::default()
+    };
+    element(BPF_MAP_DELETE_ELEM, &attr)
+}
+
+/// Runs a command on one element; false if there is no such element.
+fn element(command: libc::c_long, attr: &ElementAttr) -> io::Result<bool> {
+    // SAFETY: both callers point to live values of the types that the map was
+    // made with; the kernel keeps no pointer.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, core::ptr::from_ref(attr), size_of::<ElementAttr>())
+    };
+    if result == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        error => Err(error),
+    }
+}
+
+/// The `batch` member of `union bpf_attr` (linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// Reads a hash map a batch at a time. Entries that come or go meanwhile may be
+/// missed or met twice.
+pub(super) struct Batches<'a, K, V> {
+    map: BorrowedFd<'a>,
+    position: Option<u32>,
+    done: bool,
+    keys: Vec<K>,
+    values: Vec<V>,
+}
+
+impl<'a, K: Pod, V: Pod> Batches<'a, K, V> {
+    /// `size` entries are read at a time, more if one bucket holds more.
+    pub(super) fn new(map: BorrowedFd<'a>, size: usize) -> Self {
+        Self {
+            map,
+            position: None,
+            done: false,
+            keys: vec![K::zeroed(); size],
+            values: vec![V::zeroed(); size],
+        }
+    }
+
+    /// The next batch; `None` after the last one.
+    pub(super) fn next(&mut self) -> io::Result<Option<(&[K], &[V])>> {
+        while !self.done {
+            match self.look_up() {
+                Ok(count) => {
+                    return Ok(Some((&self.keys[..count], &self.values[..count])));
+                }
+                // A bucket is larger than the batch.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                    let size = self.keys.len() * 2;
+                    self.keys.resize(size, K::zeroed());
+                    self.values.resize(size, V::zeroed());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    fn look_up(&mut self) -> io::Result<usize> {
+        let mut next_position = 0u32;
+        let mut attr = BatchAttr {
+            in_batch: self.position.as_ref().map_or(0, |position| &raw const *position as u64),
+            out_batch: &raw mut next_position as u64,
+            keys: self.keys.as_mut_ptr() as u64,
+            values: self.values.as_mut_ptr() as u64,
+            count: u32::try_from(self.keys.len()).unwrap_or(u32::MAX),
+            map_fd: self.map.as_raw_fd() as u32,
+            ..BatchAttr::default()
+        };
+        // SAFETY: the pointers are to live buffers with room for `count` keys
+        // and values, whose types may have any bits (Pod) and have the sizes
+        // that the map was made with; the kernel keeps none of them.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_MAP_LOOKUP_BATCH,
+                &raw mut attr,
+                size_of::<BatchAttr>(),
+            )
+        };
+        if result < 0 {
+            let error = io::Error::last_os_error();
+            // Not found says that this was the last batch, and is none.
+            if error.raw_os_error() != Some(libc::ENOENT) {
+                return Err(error);
+            }
+            self.done = true;
+        }
+        self.position = Some(next_position);
+        Ok(attr.count as usize)
+    }
+}

@@ -1,0 +1,71 @@
+//! What to write so that the maps hold what they should.
+
+use std::collections::BTreeMap;
+
+use super::state::{Change, Element, MapState, elements};
+
+/// The changes from `observed` to `desired`, in an order in which each state
+/// between is sound: a target is known before a slot names it, a table is there
+/// before a listener names it, and both go only after what names them. A target
+/// that may have no new flow is told first of all, in one write.
+#[must_use]
+pub fn diff(observed: &MapState, desired: &MapState) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if observed.settings != desired.settings {
+        changes.push(Change::SetSettings(desired.settings));
+    }
+    for (&index, &entry) in new(&observed.interfaces, &desired.interfaces) {
+        changes.push(Change::SetInterface(index, entry));
+    }
+    for &index in gone(&observed.interfaces, &desired.interfaces) {
+        changes.push(Change::RemoveInterface(index));
+    }
+    for (&id, &entry) in new(&observed.targets, &desired.targets) {
+        changes.push(Change::SetTarget(id, entry));
+    }
+    for (&group, slots) in new(&observed.tables, &desired.tables) {
+        changes.push(table(group, observed.tables.get(&group), slots));
+    }
+    for (&key, &entry) in new(&observed.listeners, &desired.listeners) {
+        changes.push(Change::SetListener(key, entry));
+    }
+    for &key in gone(&observed.listeners, &desired.listeners) {
+        changes.push(Change::RemoveListener(key));
+    }
+    for &group in gone(&observed.tables, &desired.tables) {
+        changes.push(Change::RemoveTable { group });
+    }
+    for &id in gone(&observed.targets, &desired.targets) {
+        changes.push(Change::ClearTarget(id));
+    }
+    changes
+}
+
+/// Entries of `desired` that are not, or not so, in `observed`.
+fn new<'a, K: Ord, V: PartialEq>(
+    observed: &'a BTreeMap<K, V>,
+    desired: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    desired.iter().filter(|&(key, value)| observed.get(key) != Some(value))
+}
+
+/// Keys of `observed` that are not in `desired`.
+fn gone<'a, K: Ord, V>(
+    observed: &'a BTreeMap<K, V>,
+    desired: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = &'a K> {
+    observed.keys().filter(|key| !desired.contains_key(key))
+}
+
+/// Only what changed, unless the table is new or of another size.
+fn table(group: u32, observed: Option<&Vec<u16>>, desired: &[u16]) -> Change {
+    let Some(observed) = observed.filter(|observed| observed.len() == desired.len()) else {
+        return Change::CreateTable { group, slots: desired.to_vec() };
+    };
+    let changed: Vec<(u32, Element)> = (0u32..)
+        .zip(elements(observed).into_iter().zip(elements(desired)))
+        .filter(|(_, (old, new))| old != new)
+        .map(|(index, (_, new))| (index, new))
+        .collect();
+    Change::SetSlots { group, elements: changed }
+}
