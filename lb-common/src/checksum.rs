@@ -33,7 +33,8 @@ impl Delta {
     #[must_use]
     pub const fn ipv4(self, from: Ipv4, to: Ipv4) -> Self {
         let (from, to) = (from.raw(), to.raw());
-        self.word(from as u16, to as u16).word((from >> 16) as u16, (to >> 16) as u16)
+        self.word(from as u16, to as u16)
+            .word((from >> 16) as u16, (to >> 16) as u16)
     }
 
     /// The checksum (as it lies in memory) after the rewrite.
@@ -78,7 +79,7 @@ mod tests {
     fn naive(bytes: &[u8]) -> u16 {
         let mut sum: u64 = 0;
         for pair in bytes.chunks(2) {
-            sum += (pair[0] as u64) << 8 | *pair.get(1).unwrap_or(&0) as u64;
+            sum += u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
         }
         while sum > 0xFFFF {
             sum = (sum & 0xFFFF) + (sum >> 16);

@@ -55,7 +55,10 @@ impl<A: Address> FlowKey<A> {
 
     #[inline(always)]
     pub fn new(endpoints: Endpoints<A>, protocol: u8) -> Self {
-        Self { endpoints, protocol: protocol as u32 }
+        Self {
+            endpoints,
+            protocol: u32::from(protocol),
+        }
     }
 }
 
@@ -90,7 +93,11 @@ impl<A: Address> FlowEntry<A> {
 
     #[inline(always)]
     pub fn direction(&self) -> Direction {
-        if self.flags & Self::REPLY != 0 { Direction::Reply } else { Direction::Forward }
+        if self.flags & Self::REPLY != 0 {
+            Direction::Reply
+        } else {
+            Direction::Forward
+        }
     }
 
     #[inline(always)]

@@ -18,9 +18,9 @@ const fn mix(mut word: u64) -> u64 {
 /// The hash of a flow. The same for every packet of one direction.
 #[inline(always)]
 pub fn flow<A: Address>(hash_key: u64, key: &FlowKey<A>) -> u64 {
-    let ports = (key.endpoints.source_port.raw() as u64) << 32
-        | (key.endpoints.destination_port.raw() as u64) << 16
-        | key.protocol as u64;
+    let ports = u64::from(key.endpoints.source_port.raw()) << 32
+        | u64::from(key.endpoints.destination_port.raw()) << 16
+        | u64::from(key.protocol);
     let hash = mix(hash_key ^ key.endpoints.source.fold());
     let hash = mix(hash ^ key.endpoints.destination.fold() ^ hash_key.rotate_left(32));
     mix(hash ^ ports)
@@ -35,7 +35,10 @@ pub const fn slot(hash: u64, bound: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{flow::Endpoints, wire::{Be16, Ipv4}};
+    use crate::{
+        flow::Endpoints,
+        wire::{Be16, Ipv4},
+    };
 
     fn key(source: u32, port: u16) -> FlowKey<Ipv4> {
         FlowKey::new(
@@ -57,21 +60,27 @@ mod tests {
             buckets[slot as usize] += 1.0;
             n += 1.0;
         }
-        buckets.iter().map(|b| (b - n / 64.0).powi(2) / (n / 64.0)).sum()
+        buckets
+            .iter()
+            .map(|b| (b - n / 64.0).powi(2) / (n / 64.0))
+            .sum()
     }
 
     #[test]
     fn even_over_ports_and_over_addresses() {
         let ports = chi_squared((1024..65_535).map(|p| slot(flow(42, &key(0x0A00_0001, p)), 64)));
-        let hosts = chi_squared((0..65_536).map(|a| slot(flow(42, &key(0x0A00_0000 + a, 4242)), 64)));
-        assert!(ports < 120.0 && hosts < 120.0, "chi squared: ports {ports}, hosts {hosts}");
+        let hosts =
+            chi_squared((0..65_536).map(|a| slot(flow(42, &key(0x0A00_0000 + a, 4242)), 64)));
+        assert!(
+            ports < 120.0 && hosts < 120.0,
+            "chi squared: ports {ports}, hosts {hosts}"
+        );
     }
 
     #[test]
     fn the_key_matters() {
-        let same = (0..1000u16).filter(|&p| {
-            slot(flow(1, &key(7, p)), 1000) == slot(flow(2, &key(7, p)), 1000)
-        });
+        let same = (0..1000u16)
+            .filter(|&p| slot(flow(1, &key(7, p)), 1000) == slot(flow(2, &key(7, p)), 1000));
         assert!(same.count() < 20);
     }
 

@@ -15,7 +15,12 @@ pub struct ListenerKey<A> {
 impl<A> ListenerKey<A> {
     #[inline(always)]
     pub fn new(address: A, port: Be16, protocol: u8) -> Self {
-        Self { address, port, protocol, padding: 0 }
+        Self {
+            address,
+            port,
+            protocol,
+            padding: 0,
+        }
     }
 }
 

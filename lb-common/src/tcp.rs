@@ -107,7 +107,9 @@ mod tests {
     use Direction::{Forward, Reply};
 
     fn run(steps: &[(Direction, u8)]) -> State {
-        steps.iter().fold(State::default(), |state, &(way, flags)| state.after(way, Flags(flags)))
+        steps.iter().fold(State::default(), |state, &(way, flags)| {
+            state.after(way, Flags(flags))
+        })
     }
 
     #[test]
@@ -116,7 +118,10 @@ mod tests {
         assert_eq!(run(&[(Forward, syn)]).0, 0);
         assert_eq!(run(&[(Forward, syn), (Reply, syn | ack)]).0, State::REPLIED);
         // A retransmitted SYN confirms nothing.
-        assert_eq!(run(&[(Forward, syn), (Reply, syn | ack), (Forward, syn)]).0, State::REPLIED);
+        assert_eq!(
+            run(&[(Forward, syn), (Reply, syn | ack), (Forward, syn)]).0,
+            State::REPLIED
+        );
         let open = run(&[(Forward, syn), (Reply, syn | ack), (Forward, ack)]);
         assert_eq!(open.0, State::REPLIED | State::CONFIRMED);
         assert!(!open.is_closing());

@@ -76,7 +76,7 @@ pub trait Address: Copy + Eq + Default {
 
 impl Address for Ipv4 {
     fn fold(self) -> u64 {
-        self.0 as u64
+        u64::from(self.0)
     }
 
     fn from_wide(wide: [u8; 16]) -> Self {

@@ -28,7 +28,8 @@ pub fn reply(ctx: &TcContext) -> Result<(), DropReason> {
     let parsed = match parse_skb(ctx) {
         Err(DropReason::Truncated) => {
             // The headers may lie in the skb's fragments.
-            ctx.pull_data(HEADERS.min(ctx.len())).map_err(|_| DropReason::Truncated)?;
+            ctx.pull_data(HEADERS.min(ctx.len()))
+                .map_err(|_| DropReason::Truncated)?;
             parse_skb(ctx)?
         }
         parsed => parsed?,
@@ -36,7 +37,11 @@ pub fn reply(ctx: &TcContext) -> Result<(), DropReason> {
     let clock = Clock::now()?;
     let flow = flow::find(&parsed, &clock, Hook::Egress).ok_or(DropReason::NotOurs)?;
     let segments = u64::from(segments(ctx)).max(1);
-    stats::traffic(&flow, segments, u64::from(ctx.len()) - parsed.network as u64);
+    stats::traffic(
+        &flow,
+        segments,
+        u64::from(ctx.len()) - parsed.network as u64,
+    );
     rewrite(ctx, &parsed, &flow).ok_or(DropReason::Internal)
 }
 
@@ -60,14 +65,23 @@ fn rewrite<F: Family>(ctx: &TcContext, parsed: &Parsed<F>, flow: &FlowEntry<F>) 
     let (at, flags) = if parsed.key.protocol() == TCP {
         (parsed.transport + TCP_CHECKSUM, 0)
     } else {
-        (parsed.transport + UDP_CHECKSUM, u64::from(BPF_F_MARK_MANGLED_0))
+        (
+            parsed.transport + UDP_CHECKSUM,
+            u64::from(BPF_F_MARK_MANGLED_0),
+        )
     };
     F::replace_in_checksum(ctx, at, from, to, flags | PSEUDO_HEADER)?;
     replace_port(ctx, at, from, to, flags)?;
     // Anew, for the helpers have moved what the verifier knows of the packet.
     let packet = Packet::of_skb(ctx);
     nat::write_ports(&packet, parsed, to)?;
-    F::rewrite_header(&packet, parsed.network, to, F::delta(from, to), parsed.time_to_live)
+    F::rewrite_header(
+        &packet,
+        parsed.network,
+        to,
+        F::delta(from, to),
+        parsed.time_to_live,
+    )
 }
 
 /// A reply's destination port, the client's, is never rewritten.
@@ -80,5 +94,6 @@ fn replace_port<F: Address>(
     flags: u64,
 ) -> Option<()> {
     let (from, to) = (from.source_port.raw().into(), to.source_port.raw().into());
-    ctx.l4_csum_replace(checksum, from, to, flags | size_of::<u16>() as u64).ok()
+    ctx.l4_csum_replace(checksum, from, to, flags | size_of::<u16>() as u64)
+        .ok()
 }

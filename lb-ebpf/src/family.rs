@@ -108,7 +108,9 @@ impl Family for Ipv4 {
 
     #[inline(always)]
     fn delta(from: &Endpoints<Self>, to: &Endpoints<Self>) -> Delta {
-        Delta::NONE.ipv4(from.source, to.source).ipv4(from.destination, to.destination)
+        Delta::NONE
+            .ipv4(from.source, to.source)
+            .ipv4(from.destination, to.destination)
     }
 
     #[inline(always)]
@@ -143,7 +145,8 @@ impl Family for Ipv4 {
         let changes = [(from.source, to.source), (from.destination, to.destination)];
         for (from, to) in changes {
             if from != to {
-                ctx.l4_csum_replace(offset, from.raw().into(), to.raw().into(), flags).ok()?;
+                ctx.l4_csum_replace(offset, from.raw().into(), to.raw().into(), flags)
+                    .ok()?;
             }
         }
         Some(())

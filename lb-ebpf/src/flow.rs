@@ -29,7 +29,10 @@ impl Clock {
         let settings = *maps::SETTINGS.get(0).ok_or(DropReason::Internal)?;
         // SAFETY: the helper has no arguments and no failure.
         let nanoseconds = unsafe { bpf_ktime_get_coarse_ns() };
-        Ok(Self { now: (nanoseconds / 1_000_000_000) as u32, settings })
+        Ok(Self {
+            now: (nanoseconds / 1_000_000_000) as u32,
+            settings,
+        })
     }
 }
 

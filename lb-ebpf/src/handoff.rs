@@ -39,7 +39,12 @@ pub fn note(ctx: &XdpContext, interface: u32, tags: usize) -> Result<(), DropRea
     if start + size_of::<Note>() > end {
         return Err(DropReason::NoMetadata);
     }
-    let note = Note { magic: MAGIC, interface, tags: tags as u32, padding: 0 };
+    let note = Note {
+        magic: MAGIC,
+        interface,
+        tags: tags as u32,
+        padding: 0,
+    };
     // SAFETY: checked just above to lie in front of the frame.
     unsafe { (start as *mut Note).write(note) };
     Ok(())
@@ -64,7 +69,10 @@ pub fn send(ctx: &TcContext) -> Option<i32> {
 fn read(ctx: &TcContext) -> Option<Note> {
     // SAFETY: the kernel translates these reads of the context.
     let (start, end) = unsafe {
-        ((*ctx.skb.skb).data_meta as usize, (*ctx.skb.skb).data as usize)
+        (
+            (*ctx.skb.skb).data_meta as usize,
+            (*ctx.skb.skb).data as usize,
+        )
     };
     if start + size_of::<Note>() > end {
         return None;

@@ -12,6 +12,10 @@ use crate::family::Family;
 #[inline(always)]
 pub fn find<F: Family>(key: &FlowKey<F>) -> Result<ListenerEntry, DropReason> {
     let at = &key.endpoints;
-    F::listener(&ListenerKey::new(at.destination, at.destination_port, key.protocol()))
-        .ok_or(DropReason::NotOurs)
+    F::listener(&ListenerKey::new(
+        at.destination,
+        at.destination_port,
+        key.protocol(),
+    ))
+    .ok_or(DropReason::NotOurs)
 }

@@ -43,7 +43,11 @@ pub fn xlb_ingress(ctx: XdpContext) -> u32 {
         Ok(Way::Redirect(interface)) => transmit::redirect(interface),
         Err(reason) => {
             stats::count(reason);
-            if reason.is_drop() { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+            if reason.is_drop() {
+                xdp_action::XDP_DROP
+            } else {
+                xdp_action::XDP_PASS
+            }
         }
     }
 }

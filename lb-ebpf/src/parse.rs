@@ -8,12 +8,7 @@ mod ipv4;
 mod transport;
 
 use lb_common::{
-    Ipv4,
-    counters::DropReason,
-    flow::FlowKey,
-    limits::MAX_VLAN_TAGS,
-    settings::VlanTag,
-    tcp::Flags,
+    Ipv4, counters::DropReason, flow::FlowKey, limits::MAX_VLAN_TAGS, settings::VlanTag, tcp::Flags,
 };
 
 use crate::packet::Packet;

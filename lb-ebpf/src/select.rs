@@ -56,7 +56,11 @@ pub fn begin<F: Family>(
         slot: hash::slot(hash, listener.table_size),
         // Halved, so that adding an attempt can't overflow.
         seed: hash as u32 / 2,
-        ports: Ports { first: 0, count: 0, spare: 0 },
+        ports: Ports {
+            first: 0,
+            count: 0,
+            spare: 0,
+        },
         failure: DropReason::NoTarget as u32,
         found: 0,
     };
@@ -139,7 +143,14 @@ impl<F: Family> Search<F> {
         // A loop in the kernel (Linux 5.17), whose body is verified once.
         // SAFETY: the callback has the signature that the helper calls, and
         // gets the context that stands here, which outlives the call.
-        unsafe { bpf_loop(STEPS, step::<F> as *mut c_void, (&raw mut context).cast(), 0) };
+        unsafe {
+            bpf_loop(
+                STEPS,
+                step::<F> as *mut c_void,
+                (&raw mut context).cast(),
+                0,
+            )
+        };
         if self.found == 0 {
             return NOT_FOUND;
         }
@@ -170,7 +181,11 @@ impl<F: Family> Search<F> {
     /// Takes the target of the `turn`th slot; false if there is none to take.
     #[inline(always)]
     fn next_target(&mut self, turn: u32) -> bool {
-        self.ports = Ports { first: 0, count: 0, spare: 0 };
+        self.ports = Ports {
+            first: 0,
+            count: 0,
+            spare: 0,
+        };
         let slot = (self.slot + turn * SELECT_STRIDE) % self.table_size.max(1);
         let Some(id) = target_at(self.group, slot) else {
             return false;
@@ -189,7 +204,11 @@ impl<F: Family> Search<F> {
         let flow = &mut self.flow;
         flow.target = id;
         flow.generation = target.generation;
-        flow.flags = if target.has(TargetEntry::LOCAL) { FlowEntry::<F>::LOCAL } else { 0 };
+        flow.flags = if target.has(TargetEntry::LOCAL) {
+            FlowEntry::<F>::LOCAL
+        } else {
+            0
+        };
         flow.rewrite = self.key.endpoints;
         flow.rewrite.destination_port = target.port;
         let address = F::from_wide(target.address);
@@ -247,13 +266,21 @@ impl Ports {
         let first = u32::from(target.first_source_port);
         let last = u32::from(target.last_source_port);
         let count = if last > first { last - first + 1 } else { 1 };
-        Self { first, count, spare: 0 }
+        Self {
+            first,
+            count,
+            spare: 0,
+        }
     }
 
     /// The client's own port, which must stay.
     #[inline(always)]
     fn only(port: Be16) -> Self {
-        Self { first: u32::from(port.get()), count: 1, spare: 0 }
+        Self {
+            first: u32::from(port.get()),
+            count: 1,
+            spare: 0,
+        }
     }
 }
 
@@ -291,7 +318,11 @@ fn enter<F: Family>(key: &FlowKey<F>, reply: &FlowEntry<F>) -> Entered {
         *holder = *reply;
         return Entered::Yes;
     }
-    if holder.state().is_closed() { Entered::TakenByClosed } else { Entered::Taken }
+    if holder.state().is_closed() {
+        Entered::TakenByClosed
+    } else {
+        Entered::Taken
+    }
 }
 
 #[inline(always)]

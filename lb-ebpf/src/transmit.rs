@@ -56,7 +56,10 @@ impl Macs {
         let words: *const u64 = core::ptr::from_ref(answer).cast();
         // SAFETY: `answer` lies in a `Query`, aligned to words, eight of them.
         let (middle, last) = unsafe { (words.add(6).read(), words.add(7).read()) };
-        Self { source: (middle >> 32) | (last & 0xFFFF) << 32, destination: last >> 16 }
+        Self {
+            source: (middle >> 32) | (last & 0xFFFF) << 32,
+            destination: last >> 16,
+        }
     }
 
     /// Overwrites the addresses of the Ethernet header.
@@ -84,9 +87,7 @@ pub fn route<F: Family>(
     query.__bindgen_anon_1.tot_len = parsed.ip_length;
     query.__bindgen_anon_2.tos = parsed.type_of_service;
     // SAFETY: `query` is a live struct of the size that is given.
-    let answer = unsafe {
-        fib_lookup(ctx.as_ptr(), query, size_of::<bpf_fib_lookup>() as i32, 0)
-    };
+    let answer = unsafe { fib_lookup(ctx.as_ptr(), query, size_of::<bpf_fib_lookup>() as i32, 0) };
     let macs = Macs::of(query);
     let handoff = Way::Handoff(query.ifindex);
     let way = match answer as u32 {
@@ -98,7 +99,12 @@ pub fn route<F: Family>(
         _ => return Err(DropReason::NoRoute),
     };
     let (way, tag_count, tags) = way;
-    Ok(NextHop { way, macs, tag_count, tags })
+    Ok(NextHop {
+        way,
+        macs,
+        tag_count,
+        tags,
+    })
 }
 
 /// A route query. Aligned to words, to be zeroed in place and by words: of any

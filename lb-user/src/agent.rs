@@ -88,7 +88,9 @@ impl Agent {
     ) -> anyhow::Result<Self> {
         let netlink = Netlink::open().context("could not open a netlink socket")?;
         // Before the first snapshot, so that no change is missed between.
-        let host_changes = netlink.watch().context("could not follow the host's changes")?;
+        let host_changes = netlink
+            .watch()
+            .context("could not follow the host's changes")?;
         let (sender, results) = mpsc::channel(RESULTS);
         let mut ids = Ids::new(config.capacity);
         ids.assign(&config);
@@ -129,7 +131,8 @@ impl Agent {
         // Attaching a program can change what a device's driver offers.
         self.look_at_host().await?;
         self.register_targets();
-        self.write_maps().context("could not write the first configuration to the maps")
+        self.write_maps()
+            .context("could not write the first configuration to the maps")
     }
 
     async fn serve(&mut self, signals: &mut Signals) {
@@ -187,11 +190,17 @@ impl Agent {
     fn register_targets(&mut self) {
         let now = SystemTime::now();
         for (index, group) in self.config.target_groups.iter().enumerate() {
-            let used = self.config.listeners.iter().any(|l| l.target_group == index);
+            let used = self
+                .config
+                .listeners
+                .iter()
+                .any(|l| l.target_group == index);
             for target in &group.targets {
                 let key = TargetKey::new(group, target);
-                let health =
-                    self.health.entry(key.clone()).or_insert_with(|| TargetHealth::new(now));
+                let health = self
+                    .health
+                    .entry(key.clone())
+                    .or_insert_with(|| TargetHealth::new(now));
                 if used {
                     health.resume(now);
                 } else {
@@ -209,7 +218,11 @@ impl Agent {
         for group in &self.config.target_groups {
             for target in &group.targets {
                 let key = TargetKey::new(group, target);
-                if self.health.get(&key).is_none_or(|health| health.health == Health::Unused) {
+                if self
+                    .health
+                    .get(&key)
+                    .is_none_or(|health| health.health == Health::Unused)
+                {
                     continue;
                 }
                 let Some(address) = check_address(group, target, own) else {
@@ -233,7 +246,11 @@ impl Agent {
         if !self.checker.is_current(result) {
             return;
         }
-        let Some(group) = self.config.target_groups.iter().find(|g| g.name == result.key.group)
+        let Some(group) = self
+            .config
+            .target_groups
+            .iter()
+            .find(|g| g.name == result.key.group)
         else {
             return;
         };
@@ -260,7 +277,10 @@ impl Agent {
 
     async fn host_changed(&mut self) {
         if let Err(error) = self.look_at_host().await {
-            error!(error = format!("{error:#}"), "could not look at the host; keeping what was");
+            error!(
+                error = format!("{error:#}"),
+                "could not look at the host; keeping what was"
+            );
             return;
         }
         self.start_checks();
@@ -277,7 +297,10 @@ impl Agent {
 
     fn write_maps(&mut self) -> anyhow::Result<()> {
         let attached = self.dataplane.attached();
-        let attached = attached.iter().map(|(&index, hooks)| (index, hooks.xdp)).collect();
+        let attached = attached
+            .iter()
+            .map(|(&index, hooks)| (index, hooks.xdp))
+            .collect();
         let inputs = Inputs {
             config: &self.config,
             host: &self.host,
@@ -296,10 +319,17 @@ impl Agent {
     /// Logs each problem when it comes and when it goes.
     fn report(&mut self, problems: &[Problem]) {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+        for problem in problems
+            .iter()
+            .filter(|problem| !self.problems.contains(problem))
+        {
             warn!(problem, "this doesn't work");
         }
-        for problem in self.problems.iter().filter(|problem| !problems.contains(problem)) {
+        for problem in self
+            .problems
+            .iter()
+            .filter(|problem| !problems.contains(problem))
+        {
             info!(problem, "this works again");
         }
         self.problems = problems;

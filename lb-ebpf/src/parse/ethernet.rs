@@ -23,18 +23,28 @@ pub struct Link {
 pub fn parse(packet: &Packet) -> Result<Link, DropReason> {
     let mut length = EthHdr::LEN;
     let mut ethertype = type_at(packet, TYPE_OFFSET)?;
-    let mut tags = Tags { count: 0, tags: [VlanTag { protocol: 0, id: 0 }; MAX_VLAN_TAGS] };
+    let mut tags = Tags {
+        count: 0,
+        tags: [VlanTag { protocol: 0, id: 0 }; MAX_VLAN_TAGS],
+    };
     for tag in &mut tags.tags {
         if ethertype != VLAN && ethertype != SERVICE_VLAN {
             break;
         }
         let control: Be16 = packet.read(length).ok_or(DropReason::Truncated)?;
-        *tag = VlanTag { protocol: ethertype, id: control.get() & 0x0FFF };
+        *tag = VlanTag {
+            protocol: ethertype,
+            id: control.get() & 0x0FFF,
+        };
         ethertype = type_at(packet, length + 2)?;
         length += TAG_LENGTH;
         tags.count += 1;
     }
-    Ok(Link { ethertype, length, tags })
+    Ok(Link {
+        ethertype,
+        length,
+        tags,
+    })
 }
 
 #[inline(always)]

@@ -25,7 +25,11 @@ pub fn parse(packet: &Packet, ip: &ipv4::Header) -> Result<Header, DropReason> {
     };
     let [source_port, destination_port]: [Be16; 2] =
         packet.read(ip.payload).ok_or(DropReason::Truncated)?;
-    Ok(Header { source_port, destination_port, flags })
+    Ok(Header {
+        source_port,
+        destination_port,
+        flags,
+    })
 }
 
 #[inline(always)]

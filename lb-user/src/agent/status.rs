@@ -20,8 +20,18 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started,
             interfaces: self.interface_status(),
-            listeners: self.config.listeners.iter().map(|l| self.listener_status(l)).collect(),
-            target_groups: self.config.target_groups.iter().map(|g| self.group_status(g)).collect(),
+            listeners: self
+                .config
+                .listeners
+                .iter()
+                .map(|l| self.listener_status(l))
+                .collect(),
+            target_groups: self
+                .config
+                .target_groups
+                .iter()
+                .map(|g| self.group_status(g))
+                .collect(),
             flows: FlowsStatus {
                 established: self.swept.established,
                 half_open: self.swept.half_open,
@@ -41,11 +51,10 @@ impl Agent {
             .attached()
             .iter()
             .map(|(index, attached)| InterfaceStatus {
-                name: self
-                    .host
-                    .interfaces
-                    .get(index)
-                    .map_or_else(|| format!("#{index} (gone)"), |interface| interface.name.clone()),
+                name: self.host.interfaces.get(index).map_or_else(
+                    || format!("#{index} (gone)"),
+                    |interface| interface.name.clone(),
+                ),
                 xdp: attached.xdp.to_string(),
                 tc: attached.tc.to_string(),
             })
@@ -62,7 +71,9 @@ impl Agent {
             name: listener.name.clone(),
             address: socket_address(listener.address, listener.port),
             protocol: listener.protocol.to_string(),
-            target_group: self.config.target_groups[listener.target_group].name.clone(),
+            target_group: self.config.target_groups[listener.target_group]
+                .name
+                .clone(),
             traffic: traffic.into(),
         }
     }
@@ -70,7 +81,11 @@ impl Agent {
     fn group_status(&self, group: &TargetGroup) -> GroupStatus {
         GroupStatus {
             name: group.name.clone(),
-            targets: group.targets.iter().map(|t| self.target_status(group, t)).collect(),
+            targets: group
+                .targets
+                .iter()
+                .map(|t| self.target_status(group, t))
+                .collect(),
         }
     }
 
@@ -108,5 +123,7 @@ fn socket_address(address: Option<std::net::IpAddr>, port: std::num::NonZeroU16)
 
 /// A counter that can't be read is not worth failing the whole status for.
 fn read<T>(result: Result<T, MapError>) -> Option<T> {
-    result.inspect_err(|error| warn!(%error, "could not read a counter")).ok()
+    result
+        .inspect_err(|error| warn!(%error, "could not read a counter"))
+        .ok()
 }

@@ -64,7 +64,9 @@ async fn get(path: &Path, target: &str) -> Result<Bytes, ClientError> {
     let mut request = Request::new(Empty::<Bytes>::new());
     // A constant path and host: neither can fail to parse.
     *request.uri_mut() = hyper::Uri::try_from(target).unwrap_or_default();
-    request.headers_mut().insert(HOST, hyper::header::HeaderValue::from_static("xlb"));
+    request
+        .headers_mut()
+        .insert(HOST, hyper::header::HeaderValue::from_static("xlb"));
     let exchange = async {
         let response = sender.send_request(request).await?;
         let status = response.status();

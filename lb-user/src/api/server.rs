@@ -2,8 +2,7 @@
 
 use std::{
     convert::Infallible,
-    fs,
-    io,
+    fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -60,13 +59,19 @@ impl Server {
     /// If another agent answers there, or the path can't be bound.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         let failed = |action| {
-            move |source| SocketError::Io { action, path: path.to_owned(), source }
+            move |source| SocketError::Io {
+                action,
+                path: path.to_owned(),
+                source,
+            }
         };
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed("create the folder of"))?;
         }
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(SocketError::Taken { path: path.to_owned() });
+            return Err(SocketError::Taken {
+                path: path.to_owned(),
+            });
         }
         match fs::remove_file(path) {
             Ok(()) => {}
@@ -76,7 +81,10 @@ impl Server {
         let listener = UnixListener::bind(path).map_err(failed("bind"))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))
             .map_err(failed("set the permissions of"))?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+        })
     }
 
     /// Serves until the agent is gone.

@@ -1,10 +1,6 @@
 //! `xlb run`: the agent.
 
-use std::{
-    io::IsTerminal as _,
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -157,8 +153,9 @@ fn override_modes(command: &Run, config: &mut config::Config) {
 /// Logs to standard error: state changes, never a line per packet or check.
 /// `RUST_LOG` changes how much.
 fn log() {
-    let filter =
-        EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .from_env_lossy();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -42,7 +42,10 @@ pub(super) fn run(command: &Status) -> anyhow::Result<ExitCode> {
 fn render(status: &api::Status, now: SystemTime, colours: bool) -> String {
     let mut text = String::new();
     for interface in &status.interfaces {
-        text += &format!("{}: XDP {}, tc {}\n", interface.name, interface.xdp, interface.tc);
+        text += &format!(
+            "{}: XDP {}, tc {}\n",
+            interface.name, interface.xdp, interface.tc
+        );
     }
     text += &format!(
         "flows: {} established of {}, {} half-open\n\n",
@@ -53,7 +56,11 @@ fn render(status: &api::Status, now: SystemTime, colours: bool) -> String {
         text.push('\n');
         text += &targets(group, now, colours);
     }
-    let drops: Vec<_> = status.drops.iter().filter(|&(_, &count)| count > 0).collect();
+    let drops: Vec<_> = status
+        .drops
+        .iter()
+        .filter(|&(_, &count)| count > 0)
+        .collect();
     if !drops.is_empty() {
         text += "\npackets not balanced, by reason\n";
         let mut table = table(&["REASON", "PACKETS"], 1);
@@ -70,7 +77,15 @@ fn render(status: &api::Status, now: SystemTime, colours: bool) -> String {
 
 fn listeners(listeners: &[ListenerStatus]) -> String {
     let mut table = table(
-        &["LISTENER", "ADDRESS", "PROTOCOL", "TARGET GROUP", "NEW FLOWS", "BYTES IN", "BYTES OUT"],
+        &[
+            "LISTENER",
+            "ADDRESS",
+            "PROTOCOL",
+            "TARGET GROUP",
+            "NEW FLOWS",
+            "BYTES IN",
+            "BYTES OUT",
+        ],
         4,
     );
     for listener in listeners {
@@ -89,7 +104,16 @@ fn listeners(listeners: &[ListenerStatus]) -> String {
 
 fn targets(group: &GroupStatus, now: SystemTime, colours: bool) -> String {
     let mut table = table(
-        &["TARGET", "WEIGHT", "HEALTH", "SINCE", "REASON", "NEW FLOWS", "BYTES IN", "BYTES OUT"],
+        &[
+            "TARGET",
+            "WEIGHT",
+            "HEALTH",
+            "SINCE",
+            "REASON",
+            "NEW FLOWS",
+            "BYTES IN",
+            "BYTES OUT",
+        ],
         5,
     );
     for target in &group.targets {
@@ -98,7 +122,9 @@ fn targets(group: &GroupStatus, now: SystemTime, colours: bool) -> String {
             Cell::new(&target.address),
             Cell::new(target.weight),
             health(target, colours),
-            Cell::new(humantime::format_duration(Duration::from_secs(since.as_secs()))),
+            Cell::new(humantime::format_duration(Duration::from_secs(
+                since.as_secs(),
+            ))),
             Cell::new(target.description.as_deref().unwrap_or("")),
             number(target.traffic.new_flows),
             bytes(target.traffic.forward_bytes),
@@ -123,18 +149,26 @@ fn health(target: &TargetStatus, colours: bool) -> Cell {
 /// A table whose columns from `numbers` on are right-aligned.
 fn table(header: &[&str], numbers: usize) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.iter().enumerate().map(
-        |(column, title)| {
+    table
+        .load_style(presets::NOTHING)
+        .set_header(header.iter().enumerate().map(|(column, title)| {
             let cell = Cell::new(title);
-            if column >= numbers { cell.set_alignment(CellAlignment::Right) } else { cell }
-        },
-    ));
+            if column >= numbers {
+                cell.set_alignment(CellAlignment::Right)
+            } else {
+                cell
+            }
+        }));
     table
 }
 
 /// The table's lines, flush left and without trailing blanks.
 fn finish(table: Table) -> String {
-    table.to_string().lines().map(|line| line.trim().to_owned() + "\n").collect()
+    table
+        .to_string()
+        .lines()
+        .map(|line| line.trim().to_owned() + "\n")
+        .collect()
 }
 
 fn number(value: u64) -> Cell {

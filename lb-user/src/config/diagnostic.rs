@@ -26,11 +26,19 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     pub(super) fn error(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, span, message: message.into(), help: None }
+        Self {
+            severity: Severity::Error,
+            span,
+            message: message.into(),
+            help: None,
+        }
     }
 
     pub(super) fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, ..Self::error(span, message) }
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(span, message)
+        }
     }
 
     pub(super) fn help(mut self, help: impl Into<String>) -> Self {
@@ -61,8 +69,14 @@ pub(super) struct Located {
 impl Diagnostics {
     pub(super) fn new(file: &str, text: &str, mut list: Vec<Diagnostic>) -> Self {
         list.sort_by_key(|diagnostic| diagnostic.span.start);
-        let list = list.into_iter().map(|diagnostic| locate(text, diagnostic)).collect();
-        Self { list, file: file.to_owned() }
+        let list = list
+            .into_iter()
+            .map(|diagnostic| locate(text, diagnostic))
+            .collect();
+        Self {
+            list,
+            file: file.to_owned(),
+        }
     }
 
     #[must_use]
@@ -71,7 +85,10 @@ impl Diagnostics {
     }
 
     fn errors(&self) -> usize {
-        self.list.iter().filter(|located| located.diagnostic.severity == Severity::Error).count()
+        self.list
+            .iter()
+            .filter(|located| located.diagnostic.severity == Severity::Error)
+            .count()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Located> {
@@ -88,7 +105,9 @@ fn locate(text: &str, diagnostic: Diagnostic) -> Located {
     let source = text[line_start..].lines().next().unwrap_or("");
     let before = text[line_start..start].chars().count();
     let room = source.chars().count().saturating_sub(before);
-    let span = text.get(start..diagnostic.span.end.min(text.len())).unwrap_or("");
+    let span = text
+        .get(start..diagnostic.span.end.min(text.len()))
+        .unwrap_or("");
     Located {
         line: text[..start].matches('\n').count() + 1,
         column: before + 1,
@@ -101,12 +120,21 @@ fn locate(text: &str, diagnostic: Diagnostic) -> Located {
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for located in self.list.iter().take(SHOWN) {
-            let Diagnostic { severity, message, help, .. } = &located.diagnostic;
+            let Diagnostic {
+                severity,
+                message,
+                help,
+                ..
+            } = &located.diagnostic;
             let severity = match severity {
                 Severity::Error => "error",
                 Severity::Warning => "warning",
             };
-            writeln!(f, "{}:{}:{}: {severity}: {message}", self.file, located.line, located.column)?;
+            writeln!(
+                f,
+                "{}:{}:{}: {severity}: {message}",
+                self.file, located.line, located.column
+            )?;
             if located.column <= LINE_SHOWN {
                 let (indent, marks) = (located.column - 1, located.marks.min(LINE_SHOWN));
                 writeln!(f, "    {}", located.source)?;

@@ -56,7 +56,10 @@ impl Written {
         let mut written = Self::default();
         written.line("interface = [", "--interface");
         for name in &flags.interfaces {
-            written.line(&format!("{},", quoted(name)), &format!("--interface {name}"));
+            written.line(
+                &format!("{},", quoted(name)),
+                &format!("--interface {name}"),
+            );
         }
         written.line("]", "--interface");
         for listen in &flags.listens {
@@ -71,7 +74,10 @@ impl Written {
         written.line("name = \"default\"", "--target");
         written.line("targets = [", "--target");
         for target in &flags.targets {
-            written.line(&format!("{},", quoted(target)), &format!("--target {target}"));
+            written.line(
+                &format!("{},", quoted(target)),
+                &format!("--target {target}"),
+            );
         }
         written.line("]", "--target");
         written.health(flags);
@@ -88,12 +94,23 @@ impl Written {
         ];
         for (key, flag, value) in texts {
             if let Some(value) = value {
-                self.line(&format!("{key} = {}", quoted(value)), &format!("{flag} {value}"));
+                self.line(
+                    &format!("{key} = {}", quoted(value)),
+                    &format!("{flag} {value}"),
+                );
             }
         }
         let numbers = [
-            ("healthy_threshold", "--healthy-threshold", flags.healthy_threshold),
-            ("unhealthy_threshold", "--unhealthy-threshold", flags.unhealthy_threshold),
+            (
+                "healthy_threshold",
+                "--healthy-threshold",
+                flags.healthy_threshold,
+            ),
+            (
+                "unhealthy_threshold",
+                "--unhealthy-threshold",
+                flags.unhealthy_threshold,
+            ),
         ];
         for (key, flag, value) in numbers {
             if let Some(value) = value {
@@ -110,7 +127,10 @@ impl Written {
 
     fn explain(&self, diagnostics: &Diagnostics) -> FlagsError {
         let explained = diagnostics.iter().map(|located| {
-            let flag = self.flags.get(located.line - 1).map_or("flags", String::as_str);
+            let flag = self
+                .flags
+                .get(located.line - 1)
+                .map_or("flags", String::as_str);
             let mut line = format!("error: {flag}: {}", located.diagnostic.message);
             if let Some(help) = &located.diagnostic.help {
                 line += &format!("\n    help: {help}");
@@ -123,5 +143,7 @@ impl Written {
 
 /// A TOML string on one line, whatever is in it.
 fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string().replace('\n', "\\n")
+    toml::Value::String(text.to_owned())
+        .to_string()
+        .replace('\n', "\\n")
 }

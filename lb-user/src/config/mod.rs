@@ -50,7 +50,10 @@ pub enum Error {
 /// If it can't be read, or with everything that is wrong in it.
 pub fn load(path: &Path) -> Result<Parsed, Error> {
     let file = path.display().to_string();
-    let read = |source| Error::Read { file: path.display().to_string(), source };
+    let read = |source| Error::Read {
+        file: path.display().to_string(),
+        source,
+    };
     let bytes = fs::metadata(path).map_err(read)?.len();
     if bytes > MAX_BYTES {
         return Err(Error::TooLarge { file, bytes });
@@ -58,7 +61,10 @@ pub fn load(path: &Path) -> Result<Parsed, Error> {
     let bytes = fs::read(path).map_err(read)?;
     match String::from_utf8(bytes) {
         Ok(text) => parse(&text, &file).map_err(Error::Invalid),
-        Err(error) => Err(Error::NotText { file, at: error.utf8_error().valid_up_to() }),
+        Err(error) => Err(Error::NotText {
+            file,
+            at: error.utf8_error().valid_up_to(),
+        }),
     }
 }
 
@@ -70,7 +76,10 @@ pub fn parse(text: &str, file: &str) -> Result<Parsed, Diagnostics> {
     let (config, diagnostics) = validate::validate(text);
     let diagnostics = Diagnostics::new(file, text, diagnostics);
     match config {
-        Some(config) if !diagnostics.has_errors() => Ok(Parsed { config, warnings: diagnostics }),
+        Some(config) if !diagnostics.has_errors() => Ok(Parsed {
+            config,
+            warnings: diagnostics,
+        }),
         _ => Err(diagnostics),
     }
 }

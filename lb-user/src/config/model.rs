@@ -1,13 +1,7 @@
 //! The validated configuration. Only [`super::load`] and [`super::from_flags`]
 //! make one, so whatever holds a [`Config`] may apply it.
 
-use std::{
-    fmt,
-    net::IpAddr,
-    num::NonZeroU16,
-    ops::RangeInclusive,
-    time::Duration,
-};
+use std::{fmt, net::IpAddr, num::NonZeroU16, ops::RangeInclusive, time::Duration};
 
 /// Everything that the agent needs to know, consistent in itself. What depends
 /// on the host (does the interface exist, is a target local) isn't known here.

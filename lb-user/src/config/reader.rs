@@ -31,7 +31,16 @@ pub(super) struct Section<'a> {
 
 impl<'a> Section<'a> {
     pub(super) fn new(table: &'a DeTable<'a>, span: Range<usize>, sink: &'a Sink) -> Self {
-        Self { table, span, sink, known: RefCell::new(Vec::new()) }
+        Self {
+            table,
+            span,
+            sink,
+            known: RefCell::new(Vec::new()),
+        }
+    }
+
+    pub(super) fn is_faultless(&self) -> bool {
+        self.sink.borrow().is_empty()
     }
 
     pub(super) fn report(&self, diagnostic: Diagnostic) {
@@ -40,7 +49,10 @@ impl<'a> Section<'a> {
 
     fn get(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
         self.known.borrow_mut().push(key);
-        self.table.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
+        self.table
+            .iter()
+            .find(|(name, _)| name.get_ref() == key)
+            .map(|(_, value)| value)
     }
 
     fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {
@@ -51,8 +63,12 @@ impl<'a> Section<'a> {
         ));
     }
 
-    /// Reports that a required key isn't there.
+    /// Reports that a required key isn't there. One of a wrong type is there,
+    /// and has been reported.
     pub(super) fn missing(&self, key: &str, example: &str) {
+        if self.table.iter().any(|(name, _)| name.get_ref() == key) {
+            return;
+        }
         self.report(
             Diagnostic::error(self.span.clone(), format!("`{key}` is missing"))
                 .help(format!("write `{key} = {example}`")),
@@ -62,7 +78,10 @@ impl<'a> Section<'a> {
     pub(super) fn text(&self, key: &'static str) -> Option<At<&'a str>> {
         let value = self.get(key)?;
         match value.get_ref() {
-            DeValue::String(text) => Some(At { value: text, span: value.span() }),
+            DeValue::String(text) => Some(At {
+                value: text,
+                span: value.span(),
+            }),
             _ => {
                 self.wrong_type(key, value, "a text in quotes");
                 None
@@ -79,9 +98,15 @@ impl<'a> Section<'a> {
     }
 
     /// A whole number from `range`; out of it is reported.
-    pub(super) fn number(&self, key: &'static str, range: std::ops::RangeInclusive<u32>) -> Option<At<u32>> {
+    pub(super) fn number(
+        &self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<u32>,
+    ) -> Option<At<u32>> {
         let value = self.get(key)?;
-        number(value, key, range).map_err(|diagnostic| self.report(diagnostic)).ok()
+        number(value, key, range)
+            .map_err(|diagnostic| self.report(diagnostic))
+            .ok()
     }
 
     /// One of `words`, as its index.
@@ -97,29 +122,41 @@ impl<'a> Section<'a> {
     }
 
     /// A text or a list of texts, as a list; anything else is reported.
-    pub(super) fn one_or_more(&self, key: &'static str) -> Option<Vec<At<&'a str>>> {
+    pub(super) fn one_or_more(&self, key: &'static str) -> Option<At<Vec<At<&'a str>>>> {
         let value = self.get(key)?;
+        let value_span = value.span();
         let values: Vec<&Spanned<DeValue<'a>>> = match value.get_ref() {
             DeValue::Array(array) => array.iter().collect(),
-            _ => vec![value],
+            DeValue::String(_) => vec![value],
+            _ => {
+                self.wrong_type(key, value, "a text in quotes, or a list of them");
+                return None;
+            }
         };
         let mut texts = Vec::new();
         for value in values {
             match value.get_ref() {
-                DeValue::String(text) => texts.push(At { value: text.as_ref(), span: value.span() }),
-                _ => self.wrong_type(key, value, "a text in quotes, or a list of them"),
+                DeValue::String(text) => texts.push(At {
+                    value: text.as_ref(),
+                    span: value.span(),
+                }),
+                _ => self.wrong_type(key, value, "a list of texts in quotes"),
             }
         }
-        Some(texts)
+        Some(At {
+            value: texts,
+            span: value_span,
+        })
     }
 
     /// The values of a list; `None` if the key isn't there or no list.
     pub(super) fn list(&self, key: &'static str) -> Option<At<Vec<&'a Spanned<DeValue<'a>>>>> {
         let value = self.get(key)?;
         match value.get_ref() {
-            DeValue::Array(array) => {
-                Some(At { value: array.iter().collect(), span: value.span() })
-            }
+            DeValue::Array(array) => Some(At {
+                value: array.iter().collect(),
+                span: value.span(),
+            }),
             _ => {
                 self.wrong_type(key, value, "a list in brackets");
                 None
@@ -165,7 +202,7 @@ impl<'a> Section<'a> {
         let known = self.known.borrow();
         for (key, _) in self.table {
             let name: &str = key.get_ref();
-            if known.iter().any(|known| *known == name) {
+            if known.contains(&name) {
                 continue;
             }
             let error = Diagnostic::error(key.span(), format!("unknown key `{name}`"));
@@ -192,7 +229,10 @@ pub(super) fn number(
         return Err(wrong(&format!("of type {}", value.get_ref().type_str())));
     };
     match u32::from_str_radix(integer.as_str(), integer.radix()) {
-        Ok(number) if range.contains(&number) => Ok(At { value: number, span: value.span() }),
+        Ok(number) if range.contains(&number) => Ok(At {
+            value: number,
+            span: value.span(),
+        }),
         _ => Err(wrong(integer.as_str())),
     }
 }

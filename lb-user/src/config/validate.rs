@@ -42,7 +42,9 @@ pub(super) fn validate(text: &str) -> (Option<Config>, Vec<Diagnostic>) {
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         let place = |error: &toml::de::Error| error.span().unwrap_or(0..0);
-        let errors = errors.iter().map(|e| Diagnostic::error(place(e), e.message().trim()));
+        let errors = errors
+            .iter()
+            .map(|e| Diagnostic::error(place(e), e.message().trim()));
         return (None, errors.collect());
     }
     let sink = RefCell::new(Vec::new());
@@ -54,8 +56,12 @@ fn read(root: Section<'_>) -> Option<Config> {
     let interfaces = interfaces(&root);
     let xdp = [XdpMode::Auto, XdpMode::Native, XdpMode::Generic];
     let tc = [TcMode::Auto, TcMode::Tcx, TcMode::Clsact];
-    let xdp_mode = root.word("xdp_mode", &["auto", "native", "generic"]).map(|word| xdp[word]);
-    let tc_mode = root.word("tc_mode", &["auto", "tcx", "clsact"]).map(|word| tc[word]);
+    let xdp_mode = root
+        .word("xdp_mode", &["auto", "native", "generic"])
+        .map(|word| xdp[word]);
+    let tc_mode = root
+        .word("tc_mode", &["auto", "tcx", "clsact"])
+        .map(|word| tc[word]);
     let manage_address = root.boolean("manage_address").unwrap_or(true);
     let hash_key = hash_key(&root);
     let capacity = capacity(&root);
@@ -70,7 +76,10 @@ fn read(root: Section<'_>) -> Option<Config> {
         xdp_mode: xdp_mode.unwrap_or_default(),
         tc_mode: tc_mode.unwrap_or_default(),
         manage_address,
-        listeners: listeners.into_iter().map(|listener| listener.value).collect(),
+        listeners: listeners
+            .into_iter()
+            .map(|listener| listener.value)
+            .collect(),
         target_groups: groups.into_iter().map(|group| group.value).collect(),
         capacity,
         timeouts,
@@ -84,11 +93,12 @@ fn interfaces(root: &Section<'_>) -> Vec<String> {
         root.missing("interface", "\"eth0\"");
         return Vec::new();
     };
-    if names.is_empty() {
-        root.missing("interface", "\"eth0\"");
-    }
     let mut interfaces: Vec<String> = Vec::new();
-    for At { value: name, span } in names {
+    if names.value.is_empty() {
+        let message = "`interface` names none";
+        root.report(Diagnostic::error(names.span, message).help("write `interface = \"eth0\"`"));
+    }
+    for At { value: name, span } in names.value {
         let fault = if name.is_empty() {
             Some("an interface's name can't be empty")
         } else if name.len() > MAX_INTERFACE_NAME {
@@ -177,7 +187,12 @@ fn time(section: &Section<'_>, key: &'static str) -> Option<At<Duration>> {
     let error = match values::duration(text.value) {
         Ok(time) if time.is_zero() => format!("`{key}` must be more than zero"),
         Ok(time) if time > MAX_TIME => format!("`{key}` can't be more than a day"),
-        Ok(value) => return Some(At { value, span: text.span }),
+        Ok(value) => {
+            return Some(At {
+                value,
+                span: text.span,
+            });
+        }
         Err(error) => error,
     };
     section.report(Diagnostic::error(text.span, error));
@@ -189,18 +204,20 @@ fn source_ports(root: &Section<'_>) -> RangeInclusive<u16> {
     let Some(section) = root.section("source_nat") else {
         return default;
     };
-    let ports = section.text("ports").map(|text| match values::range(text.value) {
-        Ok(ports) if *ports.start() > 0 => ports,
-        Ok(_) => {
-            section.report(Diagnostic::error(text.span, "there is no port 0"));
-            default.clone()
-        }
-        Err(error) => {
-            let help = "write it as `1024-32767`";
-            section.report(Diagnostic::error(text.span, error).help(help));
-            default.clone()
-        }
-    });
+    let ports = section
+        .text("ports")
+        .map(|text| match values::range(text.value) {
+            Ok(ports) if *ports.start() > 0 => ports,
+            Ok(_) => {
+                section.report(Diagnostic::error(text.span, "there is no port 0"));
+                default.clone()
+            }
+            Err(error) => {
+                let help = "write it as `1024-32767`";
+                section.report(Diagnostic::error(text.span, error).help(help));
+                default.clone()
+            }
+        });
     section.finish();
     ports.unwrap_or(default)
 }
@@ -208,8 +225,14 @@ fn source_ports(root: &Section<'_>) -> RangeInclusive<u16> {
 fn groups(root: &Section<'_>, capacity: Capacity) -> Vec<At<TargetGroup>> {
     let sections = root.sections("target_group");
     if sections.len() > MAX_GROUPS as usize {
-        let message = format!("there are {} target groups, at most {MAX_GROUPS}", sections.len());
-        root.report(Diagnostic::error(sections[MAX_GROUPS as usize].span.clone(), message));
+        let message = format!(
+            "there are {} target groups, at most {MAX_GROUPS}",
+            sections.len()
+        );
+        root.report(Diagnostic::error(
+            sections[MAX_GROUPS as usize].span.clone(),
+            message,
+        ));
     }
     let mut groups: Vec<At<TargetGroup>> = Vec::new();
     let mut names = BTreeSet::new();
@@ -236,7 +259,10 @@ fn group_name(section: &Section<'_>, names: &mut BTreeSet<String>) -> String {
         return String::new();
     };
     if name.value.is_empty() {
-        section.report(Diagnostic::error(name.span, "a target group's name can't be empty"));
+        section.report(Diagnostic::error(
+            name.span,
+            "a target group's name can't be empty",
+        ));
     } else if !names.insert(name.value.to_owned()) {
         let message = format!("there is another target group `{}`", name.value);
         section.report(Diagnostic::error(name.span, message));
@@ -325,7 +351,11 @@ fn target(section: &Section<'_>, value: &Spanned<DeValue<'_>>) -> Option<Target>
         }
     };
     let (address, port) = reachable_address(section, text, span)?;
-    Some(Target { address, port, weight })
+    Some(Target {
+        address,
+        port,
+        weight,
+    })
 }
 
 fn target_table<'a>(
@@ -427,7 +457,10 @@ fn probe(section: &Section<'_>) -> Probe {
         None => false,
         Some(At { value: "http", .. }) => false,
         Some(At { value: "tcp", .. }) => true,
-        Some(At { value: "https", span }) => {
+        Some(At {
+            value: "https",
+            span,
+        }) => {
             let message = "HTTPS checks aren't supported by this version of xlb";
             section.report(Diagnostic::error(span, message).help("use `tcp`"));
             true
@@ -439,7 +472,12 @@ fn probe(section: &Section<'_>) -> Probe {
             false
         }
     };
-    let texts = (section.text("path"), section.text("host"), section.text("success"), section.text("body"));
+    let texts = (
+        section.text("path"),
+        section.text("host"),
+        section.text("success"),
+        section.text("body"),
+    );
     if tcp {
         for text in [texts.0, texts.1, texts.2, texts.3].into_iter().flatten() {
             let message = "a TCP check has no path, host, success or body";
@@ -449,10 +487,14 @@ fn probe(section: &Section<'_>) -> Probe {
     }
     let (path, host, success, body) = texts;
     Probe::Http(HttpProbe {
-        path: path.map_or("/system/check".to_owned(), |text| checked_path(section, text)),
+        path: path.map_or("/system/check".to_owned(), |text| {
+            checked_path(section, text)
+        }),
         host: host.map(|text| checked_host(section, text)),
         success: success.map_or(200..=399, |text| success_codes(section, text)),
-        body: body.map(|text| text.value.to_owned()).filter(|body| !body.is_empty()),
+        body: body
+            .map(|text| text.value.to_owned())
+            .filter(|body| !body.is_empty()),
     })
 }
 
@@ -462,7 +504,10 @@ fn checked_path(section: &Section<'_>, path: At<&str>) -> String {
     } else if path.value.contains(|c: char| !c.is_ascii_graphic()) || path.value.contains('#') {
         Some("`path` can't have blanks, control characters, `#` or letters beyond ASCII")
     } else {
-        path.value.parse::<hyper::Uri>().err().map(|_| "`path` is not a valid path of a URL")
+        path.value
+            .parse::<hyper::Uri>()
+            .err()
+            .map(|_| "`path` is not a valid path of a URL")
     };
     if let Some(fault) = fault {
         section.report(Diagnostic::error(path.span, fault));
@@ -472,7 +517,10 @@ fn checked_path(section: &Section<'_>, path: At<&str>) -> String {
 
 fn checked_host(section: &Section<'_>, host: At<&str>) -> String {
     let valid = !host.value.is_empty()
-        && host.value.chars().all(|c| c.is_ascii_alphanumeric() || ".-_:[]".contains(c));
+        && host
+            .value
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || ".-_:[]".contains(c));
     if !valid {
         let message = "`host` must be a host name or address, with or without a port";
         section.report(Diagnostic::error(host.span, message));
@@ -536,28 +584,43 @@ fn listener(
 ) -> Option<Listener> {
     let name = section.text("name");
     let words = [Protocol::Tcp, Protocol::Udp];
-    let protocol = section.word("protocol", &["tcp", "udp"]).map_or(Protocol::Tcp, |word| words[word]);
+    let protocol = section
+        .word("protocol", &["tcp", "udp"])
+        .map_or(Protocol::Tcp, |word| words[word]);
     let text = section.text("address");
     if text.is_none() {
         section.missing("address", "\":80\"");
     }
-    let address =
-        text.clone().and_then(|text| reachable_address(&section, text.value, text.span));
+    let address = text
+        .clone()
+        .and_then(|text| reachable_address(&section, text.value, text.span));
     let target_group = target_group(&section, groups);
     let listener = address.zip(text).map(|((address, port), text)| {
-        let default = format!("{protocol}:{}", text.value);
+        let separator = if text.value.starts_with(':') { "" } else { ":" };
+        let default = format!("{protocol}{separator}{}", text.value);
         let chosen = name.as_ref().map_or(default, |name| name.value.to_owned());
-        let place = name.as_ref().map_or(text.span.clone(), |name| name.span.clone());
+        let place = name
+            .as_ref()
+            .map_or(text.span.clone(), |name| name.span.clone());
         if chosen.is_empty() {
             section.report(Diagnostic::error(place, "a listener's name can't be empty"));
-        } else if let Some(other) = seen.addresses.insert((address, port, protocol), chosen.clone()) {
+        } else if let Some(other) = seen
+            .addresses
+            .insert((address, port, protocol), chosen.clone())
+        {
             let message = format!("listener `{other}` has this address, port and protocol already");
             section.report(Diagnostic::error(text.span, message));
         } else if !seen.names.insert(chosen.clone()) {
             let message = format!("there is another listener `{chosen}`");
             section.report(Diagnostic::error(place, message));
         }
-        Listener { name: chosen, address, port, protocol, target_group: target_group.unwrap_or(0) }
+        Listener {
+            name: chosen,
+            address,
+            port,
+            protocol,
+            target_group: target_group.unwrap_or(0),
+        }
     });
     section.finish();
     listener.filter(|_| target_group.is_some())
@@ -570,11 +633,16 @@ fn target_group(section: &Section<'_>, groups: &HashMap<&str, usize>) -> Option<
     };
     let found = groups.get(name.value).copied();
     if found.is_none() {
-        let error =
-            Diagnostic::error(name.span, format!("there is no target group `{}`", name.value));
+        let error = Diagnostic::error(
+            name.span,
+            format!("there is no target group `{}`", name.value),
+        );
         section.report(match nearest(name.value, groups.keys().copied()) {
             Some(near) => error.help(format!("did you mean `{near}`?")),
-            None => error.help(format!("write [[target_group]] with name = \"{}\"", name.value)),
+            None => error.help(format!(
+                "write [[target_group]] with name = \"{}\"",
+                name.value
+            )),
         });
     }
     found
@@ -583,8 +651,12 @@ fn target_group(section: &Section<'_>, groups: &HashMap<&str, usize>) -> Option<
 /// Rules that listeners and groups have with each other.
 fn check_together(root: &Section<'_>, listeners: &[At<Listener>], groups: &[At<TargetGroup>]) {
     for (index, group) in groups.iter().enumerate() {
-        let mut users = listeners.iter().filter(|l| l.value.target_group == index).peekable();
-        if users.peek().is_none() {
+        let mut users = listeners
+            .iter()
+            .filter(|l| l.value.target_group == index)
+            .peekable();
+        // A listener with a fault of its own is missing from the list.
+        if users.peek().is_none() && root.is_faultless() {
             let message = format!("no listener uses the target group `{}`", group.value.name);
             root.report(Diagnostic::warning(group.span.clone(), message));
         }

@@ -58,14 +58,18 @@ pub(super) fn not_reachable(address: IpAddr) -> Option<&'static str> {
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(time) => Ok(time),
-        Err(_) => Err(format!("`{text}` is not a time: write it as `10s`, `500ms` or `2m`")),
+        Err(_) => Err(format!(
+            "`{text}` is not a time: write it as `10s`, `500ms` or `2m`"
+        )),
     }
 }
 
 /// `200-399`, or `200` alone.
 pub(super) fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let number = |text: &str| {
-        text.trim().parse::<u16>().map_err(|_| format!("`{text}` is not a number up to 65535"))
+        text.trim()
+            .parse::<u16>()
+            .map_err(|_| format!("`{text}` is not a number up to 65535"))
     };
     let (first, last) = match text.split_once('-') {
         Some((first, last)) => (number(first)?, number(last)?),
@@ -82,13 +86,21 @@ pub(super) fn table_size(size: u32) -> Result<(), String> {
     if is_prime(size) {
         return Ok(());
     }
-    let near = |mut numbers: Box<dyn Iterator<Item = u32>>| numbers.find(|&number| is_prime(number));
+    let near =
+        |mut numbers: Box<dyn Iterator<Item = u32>>| numbers.find(|&number| is_prime(number));
     let below = near(Box::new((MIN_TABLE_SIZE..size).rev()));
     let above = near(Box::new(size..=MAX_TABLE_SIZE));
-    let near: Vec<String> = below.iter().chain(&above).map(ToString::to_string).collect();
+    let near: Vec<String> = below
+        .iter()
+        .chain(&above)
+        .map(ToString::to_string)
+        .collect();
     Err(format!("primes near it are {}", near.join(" and ")))
 }
 
 fn is_prime(number: u32) -> bool {
-    number >= 2 && (2..).take_while(|d| d * d <= number).all(|d| !number.is_multiple_of(d))
+    number >= 2
+        && (2..)
+            .take_while(|d| d * d <= number)
+            .all(|d| !number.is_multiple_of(d))
 }

@@ -38,7 +38,9 @@ pub enum XdpHook {
 pub enum TcHook {
     Tcx,
     /// `qdisc` tells whether xlb has made the clsact qdisc, and so removes it.
-    Clsact { qdisc: bool },
+    Clsact {
+        qdisc: bool,
+    },
 }
 
 impl fmt::Display for XdpHook {
@@ -68,7 +70,10 @@ pub(super) struct Attachment {
 
 impl Attachment {
     pub(super) fn hooks(&self) -> Attached {
-        Attached { xdp: self.xdp.0, tc: self.tc.0 }
+        Attached {
+            xdp: self.xdp.0,
+            tc: self.tc.0,
+        }
     }
 
     pub(super) fn detach(self, ebpf: &mut Ebpf) -> Result<(), AttachError> {
@@ -97,12 +102,21 @@ pub(super) fn attach(
 ) -> Result<Attachment, AttachError> {
     let tc = attach_tc(ebpf, interface, tc)?;
     match attach_xdp(ebpf, interface, index, xdp) {
-        Ok(xdp) => Ok(Attachment { interface: interface.to_owned(), xdp, tc }),
+        Ok(xdp) => Ok(Attachment {
+            interface: interface.to_owned(),
+            xdp,
+            tc,
+        }),
         Err(error) => {
             for (name, link) in tc.1 {
                 let classifier: &mut SchedClassifier = program(ebpf, name)?;
                 if let Err(error) = classifier.detach(link) {
-                    warn!(interface, program = name, error = chain(&error), "could not detach");
+                    warn!(
+                        interface,
+                        program = name,
+                        error = chain(&error),
+                        "could not detach"
+                    );
                 }
             }
             Err(error)
@@ -126,7 +140,10 @@ fn attach_xdp(
             Ok(link) => return Ok((XdpHook::Native, link)),
             Err(error) if taken(&error) => return Err(AttachError::XdpTaken { interface }),
             Err(error) if mode == XdpMode::Native => {
-                return Err(AttachError::NoNativeXdp { interface, reason: chain(&error) });
+                return Err(AttachError::NoNativeXdp {
+                    interface,
+                    reason: chain(&error),
+                });
             }
             Err(error) => warn!(
                 interface,
@@ -139,7 +156,10 @@ fn attach_xdp(
     match program.attach_to_if_index(index, Flags::Skb) {
         Ok(link) => Ok((XdpHook::Generic, link)),
         Err(error) if taken(&error) => Err(AttachError::XdpTaken { interface }),
-        Err(error) => Err(AttachError::NoXdp { interface, reason: chain(&error) }),
+        Err(error) => Err(AttachError::NoXdp {
+            interface,
+            reason: chain(&error),
+        }),
     }
 }
 
@@ -147,24 +167,33 @@ type TcLinks = (TcHook, Vec<(&'static str, SchedClassifierLinkId)>);
 
 fn attach_tc(ebpf: &mut Ebpf, interface: &str, mode: TcMode) -> Result<TcLinks, AttachError> {
     if mode != TcMode::Clsact {
-        match attach_classifiers(ebpf, interface, || TcAttachOptions::TcxOrder(LinkOrder::default())) {
+        match attach_classifiers(ebpf, interface, || {
+            TcAttachOptions::TcxOrder(LinkOrder::default())
+        }) {
             Ok(links) => return Ok((TcHook::Tcx, links)),
             Err(reason) if mode == TcMode::Tcx => {
-                return Err(AttachError::NoTcx { interface: interface.to_owned(), reason });
+                return Err(AttachError::NoTcx {
+                    interface: interface.to_owned(),
+                    reason,
+                });
             }
             Err(_) => {}
         }
     }
-    let failed = |reason| AttachError::NoTc { interface: interface.to_owned(), reason };
+    let failed = |reason| AttachError::NoTc {
+        interface: interface.to_owned(),
+        reason,
+    };
     let qdisc = match tc::qdisc_add_clsact(interface) {
         Ok(()) => true,
         Err(tc::TcError::AlreadyAttached) => false,
         Err(error) if errno(&error) == Some(libc::EEXIST) => false,
         Err(error) => return Err(failed(chain(&error))),
     };
-    let links =
-        attach_classifiers(ebpf, interface, || TcAttachOptions::Netlink(NlOptions::default()))
-            .map_err(failed)?;
+    let links = attach_classifiers(ebpf, interface, || {
+        TcAttachOptions::Netlink(NlOptions::default())
+    })
+    .map_err(failed)?;
     Ok((TcHook::Clsact { qdisc }, links))
 }
 
@@ -174,7 +203,10 @@ fn attach_classifiers(
     options: impl Fn() -> TcAttachOptions,
 ) -> Result<Vec<(&'static str, SchedClassifierLinkId)>, String> {
     let mut links = Vec::new();
-    for (name, hook) in [(HANDOFF, TcAttachType::Ingress), (EGRESS, TcAttachType::Egress)] {
+    for (name, hook) in [
+        (HANDOFF, TcAttachType::Ingress),
+        (EGRESS, TcAttachType::Egress),
+    ] {
         let classifier: &mut SchedClassifier =
             program(ebpf, name).map_err(|error| chain(&error))?;
         match classifier.attach_with_options(interface, hook, options()) {

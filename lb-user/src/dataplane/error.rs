@@ -19,7 +19,11 @@ pub enum LoadError {
     #[error("the kernel's verifier refused the program {name}:\n{log}")]
     Verifier { name: &'static str, log: String },
     #[error("the kernel refused the program {name}")]
-    Program { name: &'static str, #[source] source: ProgramError },
+    Program {
+        name: &'static str,
+        #[source]
+        source: ProgramError,
+    },
     #[error("the kernel refused a map or the program file")]
     Object(#[source] EbpfError),
     #[error("the BPF object has no {name}: this build of xlb is broken")]
@@ -38,9 +42,10 @@ impl LoadError {
             return error;
         }
         match error {
-            ProgramError::LoadError { verifier_log, .. } => {
-                Self::Verifier { name, log: verifier_log.to_string() }
-            }
+            ProgramError::LoadError { verifier_log, .. } => Self::Verifier {
+                name,
+                log: verifier_log.to_string(),
+            },
             source => Self::Program { name, source },
         }
     }
@@ -87,7 +92,10 @@ pub enum MapError {
     #[error("the BPF object has no map {name}: this build of xlb is broken")]
     Missing { name: &'static str },
     #[error("the map {name} is full: raise {setting} and restart xlb")]
-    Full { name: &'static str, setting: &'static str },
+    Full {
+        name: &'static str,
+        setting: &'static str,
+    },
     #[error("could not {action} the map {name}")]
     Access {
         action: &'static str,
@@ -109,7 +117,10 @@ pub(super) fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     let mut found = None;
     while let Some(error) = next {
-        if let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+        if let Some(errno) = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+        {
             found = Some(errno);
         }
         next = error.source();

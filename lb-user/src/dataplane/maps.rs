@@ -48,7 +48,11 @@ macro_rules! take {
             .take_map($name)
             .ok_or(MapError::Missing { name: $name })?
             .try_into()
-            .map_err(|source| MapError::Access { action: "open", name: $name, source })?
+            .map_err(|source| MapError::Access {
+                action: "open",
+                name: $name,
+                source,
+            })?
     };
 }
 
@@ -81,14 +85,18 @@ impl Maps {
                 "no limit of yours: the host has more interfaces than xlb knows",
                 self.interfaces.insert(index, entry, 0),
             ),
-            Change::RemoveInterface(index) => {
-                removed("INTERFACES", self.interfaces.remove(index))
-            }
-            Change::SetTarget(id, entry) => {
-                written("TARGETS", "`targets` under [capacity]", self.targets.set(*id, entry, 0))
-            }
+            Change::RemoveInterface(index) => removed("INTERFACES", self.interfaces.remove(index)),
+            Change::SetTarget(id, entry) => written(
+                "TARGETS",
+                "`targets` under [capacity]",
+                self.targets.set(*id, entry, 0),
+            ),
             Change::ClearTarget(id) => {
-                written("TARGETS", "", self.targets.set(*id, TargetEntry::default(), 0))?;
+                written(
+                    "TARGETS",
+                    "",
+                    self.targets.set(*id, TargetEntry::default(), 0),
+                )?;
                 self.clear_traffic(*id)
             }
             Change::CreateTable { group, slots } => self.create_table(*group, slots),
@@ -107,8 +115,12 @@ impl Maps {
     fn create_table(&mut self, group: u32, slots: &[u16]) -> Result<(), MapError> {
         const NAME: &str = "MAGLEV";
         let elements = elements(slots);
-        let mut table = Table::create(elements.len() as u32, INNER_MAP)
-            .map_err(|source| MapError::Access { action: "create a table of", name: NAME, source })?;
+        let mut table =
+            Table::create(elements.len() as u32, INNER_MAP).map_err(|source| MapError::Access {
+                action: "create a table of",
+                name: NAME,
+                source,
+            })?;
         for (index, element) in elements.iter().enumerate() {
             written(NAME, "", table.set(index as u32, element, 0))?;
         }
@@ -118,7 +130,10 @@ impl Maps {
     }
 
     fn set_slots(&mut self, group: u32, changed: &[(u32, Element)]) -> Result<(), MapError> {
-        let table = self.tables.get_mut(&group).ok_or(MapError::Missing { name: "MAGLEV" })?;
+        let table = self
+            .tables
+            .get_mut(&group)
+            .ok_or(MapError::Missing { name: "MAGLEV" })?;
         for (index, element) in changed {
             written("MAGLEV", "", table.set(*index, element, 0))?;
         }
@@ -146,10 +161,18 @@ impl Maps {
         let read = self
             .target_traffic
             .get(&id, 0)
-            .map_err(|source| MapError::Access { action: "read", name: NAME, source })?;
-        let zero = vec![Traffic::default(); read.len()].try_into().map_err(|source| {
-            MapError::System { action: "size", name: NAME, source }
-        })?;
+            .map_err(|source| MapError::Access {
+                action: "read",
+                name: NAME,
+                source,
+            })?;
+        let zero = vec![Traffic::default(); read.len()]
+            .try_into()
+            .map_err(|source| MapError::System {
+                action: "size",
+                name: NAME,
+                source,
+            })?;
         written(NAME, "", self.target_traffic.set(id, zero, 0))
     }
 
@@ -157,10 +180,14 @@ impl Maps {
         DropReason::ALL
             .iter()
             .map(|&reason| {
-                let values = self
-                    .drops
-                    .get(&(reason as u32), 0)
-                    .map_err(|source| MapError::Access { action: "read", name: "DROPS", source })?;
+                let values =
+                    self.drops
+                        .get(&(reason as u32), 0)
+                        .map_err(|source| MapError::Access {
+                            action: "read",
+                            name: "DROPS",
+                            source,
+                        })?;
                 Ok((reason, values.iter().sum()))
             })
             .collect()
@@ -170,10 +197,17 @@ impl Maps {
         let settings = self
             .settings
             .get(&0, 0)
-            .map_err(|source| MapError::Access { action: "read", name: "SETTINGS", source })?;
+            .map_err(|source| MapError::Access {
+                action: "read",
+                name: "SETTINGS",
+                source,
+            })?;
         let targets = self.targets.iter().collect::<Result<Vec<_>, _>>();
-        let targets = targets
-            .map_err(|source| MapError::Access { action: "read", name: "TARGETS", source })?;
+        let targets = targets.map_err(|source| MapError::Access {
+            action: "read",
+            name: "TARGETS",
+            source,
+        })?;
         Ok(Sweep::new(self.flows()?, settings, targets))
     }
 
@@ -191,7 +225,11 @@ fn handle(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, MapError> {
     map.fd()
         .as_fd()
         .try_clone_to_owned()
-        .map_err(|source| MapError::System { action: "duplicate", name, source })
+        .map_err(|source| MapError::System {
+            action: "duplicate",
+            name,
+            source,
+        })
 }
 
 fn sum(
@@ -199,8 +237,11 @@ fn sum(
     map: &PerCpuArray<MapData, Traffic>,
     id: u32,
 ) -> Result<Traffic, MapError> {
-    let values =
-        map.get(&id, 0).map_err(|source| MapError::Access { action: "read", name, source })?;
+    let values = map.get(&id, 0).map_err(|source| MapError::Access {
+        action: "read",
+        name,
+        source,
+    })?;
     Ok(values.iter().fold(Traffic::default(), |mut sum, &traffic| {
         sum += traffic;
         sum
@@ -217,7 +258,11 @@ fn written(
         _ if matches!(source, aya::maps::MapError::OutOfBounds { .. }) => {
             MapError::Full { name, setting }
         }
-        _ => MapError::Access { action: "write", name, source },
+        _ => MapError::Access {
+            action: "write",
+            name,
+            source,
+        },
     })
 }
 
@@ -226,6 +271,10 @@ fn removed(name: &'static str, result: Result<(), aya::maps::MapError>) -> Resul
     match result {
         Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
         Err(source) if errno(&source) == Some(libc::ENOENT) => Ok(()),
-        Err(source) => Err(MapError::Access { action: "remove from", name, source }),
+        Err(source) => Err(MapError::Access {
+            action: "remove from",
+            name,
+            source,
+        }),
     }
 }

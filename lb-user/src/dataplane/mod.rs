@@ -61,14 +61,22 @@ impl Dataplane {
             .load(OBJECT)
             .map_err(LoadError::from_object)?;
         let ingress: &mut Xdp = program(&mut ebpf, INGRESS)?;
-        ingress.load().map_err(|error| LoadError::from_program(INGRESS, error))?;
+        ingress
+            .load()
+            .map_err(|error| LoadError::from_program(INGRESS, error))?;
         for name in [EGRESS, HANDOFF] {
             let classifier: &mut SchedClassifier = program(&mut ebpf, name)?;
-            classifier.load().map_err(|error| LoadError::from_program(name, error))?;
+            classifier
+                .load()
+                .map_err(|error| LoadError::from_program(name, error))?;
         }
         // Only now: the programs refer to the maps by file descriptors.
         let maps = maps::Maps::take(&mut ebpf)?;
-        Ok(Self { ebpf, attachments: BTreeMap::new(), maps })
+        Ok(Self {
+            ebpf,
+            attachments: BTreeMap::new(),
+            maps,
+        })
     }
 
     /// Attaches all programs to an interface.
@@ -92,7 +100,10 @@ impl Dataplane {
     /// What is attached, by interface index.
     #[must_use]
     pub fn attached(&self) -> BTreeMap<u32, Attached> {
-        self.attachments.iter().map(|(&index, attachment)| (index, attachment.hooks())).collect()
+        self.attachments
+            .iter()
+            .map(|(&index, attachment)| (index, attachment.hooks()))
+            .collect()
     }
 
     /// Detaches every program; the first failure is returned after all have

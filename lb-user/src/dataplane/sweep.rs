@@ -34,7 +34,11 @@ pub struct Flows {
 impl Flows {
     pub(super) fn try_clone(&self) -> Result<Self, MapError> {
         let duplicate = |fd: &OwnedFd, name| {
-            fd.try_clone().map_err(|source| MapError::System { action: "duplicate", name, source })
+            fd.try_clone().map_err(|source| MapError::System {
+                action: "duplicate",
+                name,
+                source,
+            })
         };
         Ok(Self {
             established: duplicate(&self.established, "ESTABLISHED_V4")?,
@@ -88,7 +92,11 @@ pub struct Sweep {
 
 impl Sweep {
     pub(super) fn new(flows: Flows, settings: Settings, targets: Vec<TargetEntry>) -> Self {
-        Self { flows, settings, targets }
+        Self {
+            flows,
+            settings,
+            targets,
+        }
     }
 
     /// Goes through both tables once. Takes about a second for a million flows.
@@ -150,7 +158,10 @@ impl Sweep {
 
 /// The data path's clock, see [`FlowEntry4::last_seen`](lb_common::flow::FlowEntry).
 fn monotonic_seconds() -> io::Result<u32> {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` is a live timespec.
     if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) } != 0 {
         return Err(io::Error::last_os_error());

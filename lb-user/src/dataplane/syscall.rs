@@ -52,7 +52,12 @@ fn element(command: libc::c_long, attr: &ElementAttr) -> io::Result<bool> {
     // SAFETY: both callers point to live values of the types that the map was
     // made with; the kernel keeps no pointer.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, core::ptr::from_ref(attr), size_of::<ElementAttr>())
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            core::ptr::from_ref(attr),
+            size_of::<ElementAttr>(),
+        )
     };
     if result == 0 {
         return Ok(true);
@@ -121,7 +126,10 @@ impl<'a, K: Pod, V: Pod> Batches<'a, K, V> {
     fn look_up(&mut self) -> io::Result<usize> {
         let mut next_position = 0u32;
         let mut attr = BatchAttr {
-            in_batch: self.position.as_ref().map_or(0, |position| &raw const *position as u64),
+            in_batch: self
+                .position
+                .as_ref()
+                .map_or(0, |position| &raw const *position as u64),
             out_batch: &raw mut next_position as u64,
             keys: self.keys.as_mut_ptr() as u64,
             values: self.values.as_mut_ptr() as u64,

@@ -74,8 +74,14 @@ pub(super) async fn all(handle: &mut genetlink::GenetlinkHandle) -> BTreeMap<u32
         return all;
     };
     while let Some(answer) = answers.next().await {
-        if let Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(message), .. }) = answer
-            && let Device { index: Some(index), features: Some(features) } = message.payload
+        if let Ok(NetlinkMessage {
+            payload: NetlinkPayload::InnerMessage(message),
+            ..
+        }) = answer
+            && let Device {
+                index: Some(index),
+                features: Some(features),
+            } = message.payload
         {
             all.insert(index, XdpFeatures(features));
         }

@@ -4,10 +4,7 @@
 mod features;
 mod netlink;
 
-use std::{
-    collections::BTreeMap,
-    net::Ipv4Addr,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use lb_common::settings::VlanTag;
 
@@ -77,12 +74,16 @@ pub enum Route {
 impl Host {
     #[must_use]
     pub fn interface(&self, name: &str) -> Option<&Interface> {
-        self.interfaces.values().find(|interface| interface.name == name)
+        self.interfaces
+            .values()
+            .find(|interface| interface.name == name)
     }
 
     /// Whether an interface of this host has the address.
     #[must_use]
     pub fn owns(&self, address: Ipv4Addr) -> bool {
-        self.interfaces.values().any(|interface| interface.addresses.contains(&address))
+        self.interfaces
+            .values()
+            .any(|interface| interface.addresses.contains(&address))
     }
 }

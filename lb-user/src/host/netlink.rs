@@ -85,7 +85,10 @@ impl Netlink {
         tokio::spawn(async move {
             while messages.next().await.is_some() {
                 tokio::time::sleep(DEBOUNCE).await;
-                while futures_util::FutureExt::now_or_never(messages.next()).flatten().is_some() {}
+                while futures_util::FutureExt::now_or_never(messages.next())
+                    .flatten()
+                    .is_some()
+                {}
                 if sender.send(HostChanged).await.is_err() {
                     return;
                 }
@@ -102,7 +105,10 @@ impl Netlink {
         &mut self,
         destinations: impl IntoIterator<Item = Ipv4Addr>,
     ) -> Result<Host, HostError> {
-        let mut host = Host { interfaces: self.interfaces().await?, routes: BTreeMap::new() };
+        let mut host = Host {
+            interfaces: self.interfaces().await?,
+            routes: BTreeMap::new(),
+        };
         self.addresses(&mut host.interfaces).await?;
         for (index, features) in features::all(&mut self.generic).await {
             if let Some(interface) = host.interfaces.get_mut(&index) {
@@ -120,7 +126,10 @@ impl Netlink {
     async fn interfaces(&self) -> Result<BTreeMap<u32, Interface>, HostError> {
         let mut links = self.routes.link().get().execute();
         let mut interfaces = BTreeMap::new();
-        let failed = |source| HostError::Query { what: "interfaces", source };
+        let failed = |source| HostError::Query {
+            what: "interfaces",
+            source,
+        };
         while let Some(link) = links.try_next().await.map_err(failed)? {
             let interface = interface(&link);
             interfaces.insert(interface.index, interface);
@@ -130,16 +139,22 @@ impl Netlink {
 
     async fn addresses(&self, interfaces: &mut BTreeMap<u32, Interface>) -> Result<(), HostError> {
         let mut addresses = self.routes.address().get().execute();
-        let failed = |source| HostError::Query { what: "addresses", source };
+        let failed = |source| HostError::Query {
+            what: "addresses",
+            source,
+        };
         while let Some(message) = addresses.try_next().await.map_err(failed)? {
             let Some(interface) = interfaces.get_mut(&message.header.index) else {
                 continue;
             };
             // `Local` is the interface's own address, where the peer's differs.
-            let own = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-                _ => None,
-            });
+            let own = message
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+                    _ => None,
+                });
             interface.addresses.extend(own);
         }
         Ok(())
@@ -154,7 +169,10 @@ impl Netlink {
             Ok(message) => Ok(message.as_ref().and_then(route)),
             // Unreachable, prohibited or without route: none that would help.
             Err(rtnetlink::Error::NetlinkError(error)) if is_no_route(error.raw_code()) => Ok(None),
-            Err(source) => Err(HostError::Query { what: "routes", source }),
+            Err(source) => Err(HostError::Query {
+                what: "routes",
+                source,
+            }),
         }
     }
 
@@ -163,13 +181,21 @@ impl Netlink {
     /// # Errors
     /// If the kernel refuses. An address that is there already is no error.
     pub async fn add_address(&self, index: u32, address: Ipv4Addr) -> Result<(), HostError> {
-        match self.routes.address().add(index, address.into(), SINGLE).execute().await {
+        match self
+            .routes
+            .address()
+            .add(index, address.into(), SINGLE)
+            .execute()
+            .await
+        {
             Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EEXIST => {
                 Ok(())
             }
-            added => {
-                added.map_err(|source| HostError::Address { action: "add", address, source })
-            }
+            added => added.map_err(|source| HostError::Address {
+                action: "add",
+                address,
+                source,
+            }),
         }
     }
 
@@ -184,9 +210,11 @@ impl Netlink {
             .build();
         match self.routes.address().del(message).execute().await {
             Err(rtnetlink::Error::NetlinkError(error)) if is_gone(error.raw_code()) => Ok(()),
-            removed => {
-                removed.map_err(|source| HostError::Address { action: "remove", address, source })
-            }
+            removed => removed.map_err(|source| HostError::Address {
+                action: "remove",
+                address,
+                source,
+            }),
         }
     }
 
@@ -205,7 +233,10 @@ impl Netlink {
         let header = &mut request.message_mut().header;
         header.parent = TcHandle::CLSACT;
         // By convention the clsact qdisc's handle is its parent's major number.
-        header.handle = TcHandle { major: TcHandle::CLSACT.major, minor: 0 };
+        header.handle = TcHandle {
+            major: TcHandle::CLSACT.major,
+            minor: 0,
+        };
         match request.execute().await {
             Err(rtnetlink::Error::NetlinkError(error)) if is_gone(error.raw_code()) => Ok(()),
             removed => removed.map_err(HostError::Qdisc),
@@ -214,11 +245,17 @@ impl Netlink {
 }
 
 fn is_no_route(code: i32) -> bool {
-    matches!(-code, libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL)
+    matches!(
+        -code,
+        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL
+    )
 }
 
 fn is_gone(code: i32) -> bool {
-    matches!(-code, libc::ENODEV | libc::ENOENT | libc::EADDRNOTAVAIL | libc::EINVAL)
+    matches!(
+        -code,
+        libc::ENODEV | libc::ENOENT | libc::EADDRNOTAVAIL | libc::EINVAL
+    )
 }
 
 fn interface(link: &LinkMessage) -> Interface {
@@ -251,7 +288,10 @@ fn interface(link: &LinkMessage) -> Interface {
 }
 
 fn vlan_tag(infos: &[InfoVlan]) -> VlanTag {
-    let mut tag = VlanTag { protocol: 0x8100, id: 0 };
+    let mut tag = VlanTag {
+        protocol: 0x8100,
+        id: 0,
+    };
     for info in infos {
         match info {
             InfoVlan::Id(id) => tag.id = *id,
@@ -287,5 +327,8 @@ fn route(message: &RouteMessage) -> Option<Route> {
             _ => {}
         }
     }
-    Some(Route::Unicast { interface: interface?, source: source? })
+    Some(Route::Unicast {
+        interface: interface?,
+        source: source?,
+    })
 }

@@ -59,12 +59,18 @@ pub fn desired(inputs: &Inputs<'_>, health: impl Fn(&TargetKey) -> Availability)
         ..MapState::default()
     };
     let used: BTreeSet<usize> = config.listeners.iter().map(|l| l.target_group).collect();
-    for group in used.iter().filter_map(|&index| config.target_groups.get(index)) {
+    for group in used
+        .iter()
+        .filter_map(|&index| config.target_groups.get(index))
+    {
         add_group(inputs, group, &health, &mut state, &mut problems);
     }
     add_listeners(inputs, &mut state, &mut problems);
     check_forwarding(inputs, &state, &mut problems);
-    Desired { state, problems: problems.into_values().collect() }
+    Desired {
+        state,
+        problems: problems.into_values().collect(),
+    }
 }
 
 /// The configured interfaces as the host has them.
@@ -72,14 +78,23 @@ pub fn desired(inputs: &Inputs<'_>, health: impl Fn(&TargetKey) -> Availability)
 /// # Errors
 /// The first that isn't there or is down.
 pub fn interfaces(config: &Config, host: &Host) -> Result<Vec<Interface>, Problem> {
-    config.interfaces.iter().map(|name| match host.interface(name) {
-        Some(interface) if interface.up => Ok(interface.clone()),
-        Some(_) => Err(Problem::InterfaceDown { name: name.clone() }),
-        None => Err(Problem::NoInterface {
-            name: name.clone(),
-            similar: host.interfaces.values().map(|i| i.name.clone()).filter(|n| n != "lo").collect(),
-        }),
-    }).collect()
+    config
+        .interfaces
+        .iter()
+        .map(|name| match host.interface(name) {
+            Some(interface) if interface.up => Ok(interface.clone()),
+            Some(_) => Err(Problem::InterfaceDown { name: name.clone() }),
+            None => Err(Problem::NoInterface {
+                name: name.clone(),
+                similar: host
+                    .interfaces
+                    .values()
+                    .map(|i| i.name.clone())
+                    .filter(|n| n != "lo")
+                    .collect(),
+            }),
+        })
+        .collect()
 }
 
 /// Problems by their text, so that each is reported once.
@@ -135,10 +150,19 @@ fn interface_entry(inputs: &Inputs<'_>, interface: &Interface) -> Option<Interfa
 }
 
 fn capabilities(inputs: &Inputs<'_>, device: &Interface) -> u16 {
-    let takes_redirects = device.xdp_features.is_some_and(|features| features.takes_redirects());
-    let native = inputs.attached.values().any(|&hook| hook == XdpHook::Native);
+    let takes_redirects = device
+        .xdp_features
+        .is_some_and(|features| features.takes_redirects());
+    let native = inputs
+        .attached
+        .values()
+        .any(|&hook| hook == XdpHook::Native);
     // Generic XDP sends by the stack, which any device takes.
-    let redirect = if takes_redirects || !native { InterfaceEntry::REDIRECT } else { 0 };
+    let redirect = if takes_redirects || !native {
+        InterfaceEntry::REDIRECT
+    } else {
+        0
+    };
     let transmit = match inputs.attached.get(&device.index) {
         Some(XdpHook::Generic) => InterfaceEntry::TRANSMIT,
         // XDP_TX on a veth is lost unless its peer has a program too, which
@@ -237,7 +261,11 @@ fn target_entry(
             if !is_attached(inputs, interface) {
                 let interface = name(inputs.host, interface);
                 let group = group.name.clone();
-                return Err(Problem::NotAttached { group, address, interface });
+                return Err(Problem::NotAttached {
+                    group,
+                    address,
+                    interface,
+                });
             }
             entry.flags = TargetEntry::SOURCE_NAT;
             entry.source = wide(source);
@@ -245,7 +273,12 @@ fn target_entry(
             entry.last_source_port = *inputs.config.source_ports.end();
         }
         Some(Route::Unicast { .. }) => {}
-        None => return Err(Problem::NoRoute { group: group.name.clone(), address }),
+        None => {
+            return Err(Problem::NoRoute {
+                group: group.name.clone(),
+                address,
+            });
+        }
     }
     Ok(entry)
 }
@@ -257,7 +290,12 @@ fn is_attached(inputs: &Inputs<'_>, mut index: u32) -> bool {
         if inputs.attached.contains_key(&index) {
             return true;
         }
-        match inputs.host.interfaces.get(&index).and_then(|interface| interface.vlan) {
+        match inputs
+            .host
+            .interfaces
+            .get(&index)
+            .and_then(|interface| interface.vlan)
+        {
             Some(vlan) => index = vlan.parent,
             None => return false,
         }
@@ -265,7 +303,9 @@ fn is_attached(inputs: &Inputs<'_>, mut index: u32) -> bool {
 }
 
 fn name(host: &Host, index: u32) -> String {
-    host.interfaces.get(&index).map_or_else(|| format!("#{index}"), |i| i.name.clone())
+    host.interfaces
+        .get(&index)
+        .map_or_else(|| format!("#{index}"), |i| i.name.clone())
 }
 
 fn wide(address: Ipv4Addr) -> [u8; 16] {
@@ -276,18 +316,28 @@ fn wide(address: Ipv4Addr) -> [u8; 16] {
 
 fn add_listeners(inputs: &Inputs<'_>, state: &mut MapState, problems: &mut Problems) {
     // Those with an address last: they win over those without.
-    let (any, exact): (Vec<_>, Vec<_>) =
-        inputs.config.listeners.iter().partition(|listener| listener.address.is_none());
+    let (any, exact): (Vec<_>, Vec<_>) = inputs
+        .config
+        .listeners
+        .iter()
+        .partition(|listener| listener.address.is_none());
     for listener in any.into_iter().chain(exact) {
         let Some(entry) = listener_entry(inputs, listener) else {
             continue;
         };
         for address in listener_addresses(inputs, listener, problems) {
             if state.listeners.len() == MAX_LISTENER_ADDRESSES as usize {
-                report(problems, Problem::TooManyAddresses { limit: MAX_LISTENER_ADDRESSES });
+                report(
+                    problems,
+                    Problem::TooManyAddresses {
+                        limit: MAX_LISTENER_ADDRESSES,
+                    },
+                );
                 return;
             }
-            state.listeners.insert(listener_key(listener, address), entry);
+            state
+                .listeners
+                .insert(listener_key(listener, address), entry);
         }
     }
 }
@@ -307,7 +357,11 @@ fn listener_key(listener: &Listener, address: Ipv4Addr) -> ListenerKey4 {
         Protocol::Tcp => flow::TCP,
         Protocol::Udp => flow::UDP,
     };
-    ListenerKey::new(Ipv4::from(address), Be16::new(listener.port.get()), protocol)
+    ListenerKey::new(
+        Ipv4::from(address),
+        Be16::new(listener.port.get()),
+        protocol,
+    )
 }
 
 fn listener_addresses(
@@ -321,8 +375,10 @@ fn listener_addresses(
         None => {
             let mut all = Vec::new();
             for name in &inputs.config.interfaces {
-                let addresses =
-                    inputs.host.interface(name).map_or(&[][..], |i| i.addresses.as_slice());
+                let addresses = inputs
+                    .host
+                    .interface(name)
+                    .map_or(&[][..], |i| i.addresses.as_slice());
                 if addresses.is_empty() {
                     report(problems, Problem::NoAddress { name: name.clone() });
                 }
@@ -335,14 +391,23 @@ fn listener_addresses(
 
 /// `bpf_fib_lookup` answers only for interfaces that forward.
 fn check_forwarding(inputs: &Inputs<'_>, state: &MapState, problems: &mut Problems) {
-    if state.targets.values().all(|target| target.has(TargetEntry::LOCAL)) {
+    if state
+        .targets
+        .values()
+        .all(|target| target.has(TargetEntry::LOCAL))
+    {
         return;
     }
     for index in inputs.attached.keys() {
         if let Some(interface) = inputs.host.interfaces.get(index)
             && !interface.forwarding
         {
-            report(problems, Problem::ForwardingOff { interface: interface.name.clone() });
+            report(
+                problems,
+                Problem::ForwardingOff {
+                    interface: interface.name.clone(),
+                },
+            );
         }
     }
 }

@@ -46,7 +46,9 @@ fn new<'a, K: Ord, V: PartialEq>(
     observed: &'a BTreeMap<K, V>,
     desired: &'a BTreeMap<K, V>,
 ) -> impl Iterator<Item = (&'a K, &'a V)> {
-    desired.iter().filter(|&(key, value)| observed.get(key) != Some(value))
+    desired
+        .iter()
+        .filter(|&(key, value)| observed.get(key) != Some(value))
 }
 
 /// Keys of `observed` that are not in `desired`.
@@ -60,12 +62,18 @@ fn gone<'a, K: Ord, V>(
 /// Only what changed, unless the table is new or of another size.
 fn table(group: u32, observed: Option<&Vec<u16>>, desired: &[u16]) -> Change {
     let Some(observed) = observed.filter(|observed| observed.len() == desired.len()) else {
-        return Change::CreateTable { group, slots: desired.to_vec() };
+        return Change::CreateTable {
+            group,
+            slots: desired.to_vec(),
+        };
     };
     let changed: Vec<(u32, Element)> = (0u32..)
         .zip(elements(observed).into_iter().zip(elements(desired)))
         .filter(|(_, (old, new))| old != new)
         .map(|(index, (_, new))| (index, new))
         .collect();
-    Change::SetSlots { group, elements: changed }
+    Change::SetSlots {
+        group,
+        elements: changed,
+    }
 }

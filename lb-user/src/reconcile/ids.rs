@@ -22,7 +22,11 @@ pub struct TargetKey {
 impl TargetKey {
     #[must_use]
     pub fn new(group: &TargetGroup, target: &Target) -> Self {
-        Self { group: group.name.clone(), address: target.address, port: target.port.get() }
+        Self {
+            group: group.name.clone(),
+            address: target.address,
+            port: target.port.get(),
+        }
     }
 }
 
@@ -48,11 +52,21 @@ impl Ids {
     /// Gives everything in `config` an id, and takes back those of what is not
     /// in it any more.
     pub fn assign(&mut self, config: &Config) {
-        self.listeners.assign(config.listeners.iter().map(|listener| listener.name.clone()));
-        self.groups.assign(config.target_groups.iter().map(|group| group.name.clone()));
-        self.targets.assign(config.target_groups.iter().flat_map(|group| {
-            group.targets.iter().map(|target| TargetKey::new(group, target))
-        }));
+        self.listeners.assign(
+            config
+                .listeners
+                .iter()
+                .map(|listener| listener.name.clone()),
+        );
+        self.groups
+            .assign(config.target_groups.iter().map(|group| group.name.clone()));
+        self.targets
+            .assign(config.target_groups.iter().flat_map(|group| {
+                group
+                    .targets
+                    .iter()
+                    .map(|target| TargetKey::new(group, target))
+            }));
     }
 
     #[must_use]
@@ -73,7 +87,12 @@ impl Ids {
     /// The generation of a target's id; never 0.
     #[must_use]
     pub fn generation(&self, id: u32) -> u32 {
-        self.targets.generations.get(id as usize).copied().unwrap_or(1).max(1)
+        self.targets
+            .generations
+            .get(id as usize)
+            .copied()
+            .unwrap_or(1)
+            .max(1)
     }
 }
 
@@ -137,7 +156,11 @@ mod tests {
         assert_eq!((pool.get("a"), pool.get("b")), (Some(0), Some(1)));
         pool.assign(["b"].into_iter());
         pool.assign(["b", "c"].into_iter());
-        assert_eq!((pool.get("b"), pool.get("c")), (Some(1), Some(2)), "0 waits behind 2");
+        assert_eq!(
+            (pool.get("b"), pool.get("c")),
+            (Some(1), Some(2)),
+            "0 waits behind 2"
+        );
         pool.assign(["b", "c", "d"].into_iter());
         assert_eq!(pool.get("d"), Some(0));
         assert_eq!(pool.generations, [2, 1, 1]);

@@ -18,7 +18,11 @@ pub enum Problem {
          attached, so its replies would be lost: add {interface:?} to `interface`, or set \
          `preserve_client_ip = true` if this host is its gateway"
     )]
-    NotAttached { group: String, address: Ipv4Addr, interface: String },
+    NotAttached {
+        group: String,
+        address: Ipv4Addr,
+        interface: String,
+    },
     #[error(
         "IPv4 forwarding is off on {interface}, and targets on other hosts need it: \
          `sysctl -w net.ipv4.ip_forward=1`"

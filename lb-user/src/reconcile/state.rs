@@ -34,10 +34,18 @@ pub enum Change {
     SetTarget(u32, TargetEntry),
     ClearTarget(u32),
     /// A table for a group that has none of this size.
-    CreateTable { group: u32, slots: Vec<u16> },
+    CreateTable {
+        group: u32,
+        slots: Vec<u16>,
+    },
     /// Elements of a group's table, by index.
-    SetSlots { group: u32, elements: Vec<(u32, Element)> },
-    RemoveTable { group: u32 },
+    SetSlots {
+        group: u32,
+        elements: Vec<(u32, Element)>,
+    },
+    RemoveTable {
+        group: u32,
+    },
     SetListener(ListenerKey4, ListenerEntry),
     RemoveListener(ListenerKey4),
 }
