@@ -8,7 +8,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context as _;
@@ -23,7 +23,7 @@ use crate::{
     api::{Request, Server},
     config::{Config, Target, TargetGroup},
     dataplane::{Dataplane, Swept, TcHook},
-    health::{CheckResult, Checker, Health, Outcome, TargetHealth, Thresholds},
+    health::{CheckResult, Checker, Health, LocalFault, Outcome, TargetHealth, Thresholds},
     host::{Host, HostChanged, Netlink},
     reconcile::{self, Availability, Ids, Inputs, MapState, Problem, TargetKey},
 };
@@ -32,6 +32,8 @@ use crate::{
 const RESULTS: usize = 1_024;
 /// Requests that may wait for the agent.
 const REQUESTS: usize = 16;
+/// Time between two words about the same shortage.
+const SHORTAGE_INTERVAL: Duration = Duration::from_secs(60);
 /// Time between sweeps of the flow table.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -41,6 +43,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// If it can't start, and then nothing stays attached.
 pub async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("could not listen for signals")?;
+    raise_file_limit();
     let dataplane = Dataplane::load(&config.capacity)?;
     let server = Server::bind(socket)?;
     let (requests, inbox) = mpsc::channel(REQUESTS);
@@ -75,6 +78,7 @@ struct Agent {
     /// What keeps parts of the configuration from working.
     problems: Vec<String>,
     swept: Swept,
+    last_shortage: Option<Instant>,
     requests: mpsc::Receiver<Request>,
     results: mpsc::Receiver<CheckResult<TargetKey>>,
     host_changes: mpsc::Receiver<HostChanged>,
@@ -105,6 +109,7 @@ impl Agent {
             health: BTreeMap::new(),
             problems: Vec::new(),
             swept: Swept::default(),
+            last_shortage: None,
             requests,
             results,
             host_changes,
@@ -246,6 +251,9 @@ impl Agent {
         if !self.checker.is_current(result) {
             return;
         }
+        if let Outcome::Inconclusive(fault) = result.outcome {
+            self.shortage(fault, &address_of(&result.key));
+        }
         let Some(group) = self
             .config
             .target_groups
@@ -257,9 +265,6 @@ impl Agent {
         let Some(health) = self.health.get_mut(&result.key) else {
             return;
         };
-        if let Outcome::Inconclusive(fault) = result.outcome {
-            warn!(target = %address_of(&result.key), %fault, "a health check could not be made");
-        }
         let thresholds = Thresholds::from(&group.health_check);
         let Some(change) = health.observe(&result.outcome, SystemTime::now(), thresholds) else {
             return;
@@ -272,6 +277,18 @@ impl Agent {
         match change.reason {
             Some(reason) => warn!(group, target, %from, %to, %reason, "target health changed"),
             None => info!(group, target, %from, %to, "target health changed"),
+        }
+    }
+
+    /// Logs that this host lacks something for its checks, now and then: it
+    /// lacks it for every target at once.
+    fn shortage(&mut self, fault: LocalFault, target: &str) {
+        if self
+            .last_shortage
+            .is_none_or(|last| last.elapsed() >= SHORTAGE_INTERVAL)
+        {
+            self.last_shortage = Some(Instant::now());
+            warn!(target, %fault, "health checks can't be made; targets stay as they are");
         }
     }
 
@@ -398,6 +415,25 @@ fn address_of(key: &TargetKey) -> String {
     match key.address {
         Some(address) => SocketAddr::new(address, key.port).to_string(),
         None => format!(":{}", key.port),
+    }
+}
+
+/// Every check under way has a socket: the usual 1,024 descriptors are too few
+/// for thousands of targets that hang.
+fn raise_file_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is a live rlimit, which the first call fills.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if !raised {
+        warn!(error = %io::Error::last_os_error(), "could not raise the limit of open files");
     }
 }
 

@@ -25,7 +25,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    pub(super) fn error(span: Range<usize>, message: impl Into<String>) -> Self {
+    pub(in crate::config) fn error(span: Range<usize>, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
             span,
@@ -34,14 +34,14 @@ impl Diagnostic {
         }
     }
 
-    pub(super) fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
+    pub(in crate::config) fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Warning,
             ..Self::error(span, message)
         }
     }
 
-    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+    pub(in crate::config) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
@@ -67,7 +67,7 @@ pub(super) struct Located {
 }
 
 impl Diagnostics {
-    pub(super) fn new(file: &str, text: &str, mut list: Vec<Diagnostic>) -> Self {
+    pub(in crate::config) fn new(file: &str, text: &str, mut list: Vec<Diagnostic>) -> Self {
         list.sort_by_key(|diagnostic| diagnostic.span.start);
         let list = list
             .into_iter()
@@ -91,7 +91,7 @@ impl Diagnostics {
             .count()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Located> {
+    pub(in crate::config) fn iter(&self) -> impl Iterator<Item = &Located> {
         self.list.iter()
     }
 }

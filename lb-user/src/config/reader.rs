@@ -12,16 +12,16 @@ use super::{Alternatives, diagnostic::Diagnostic};
 
 /// A value with the place where it stands.
 #[derive(Clone, Debug)]
-pub(super) struct At<T> {
+pub(in crate::config) struct At<T> {
     pub value: T,
     pub span: Range<usize>,
 }
 
 /// Where diagnostics are collected.
-pub(super) type Sink = RefCell<Vec<Diagnostic>>;
+pub(in crate::config) type Sink = RefCell<Vec<Diagnostic>>;
 
 /// A table, and which of its keys have been asked for.
-pub(super) struct Section<'a> {
+pub(in crate::config) struct Section<'a> {
     table: &'a DeTable<'a>,
     /// Of the whole table, for what is missing in it.
     pub span: Range<usize>,
@@ -30,7 +30,11 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    pub(super) fn new(table: &'a DeTable<'a>, span: Range<usize>, sink: &'a Sink) -> Self {
+    pub(in crate::config) fn new(
+        table: &'a DeTable<'a>,
+        span: Range<usize>,
+        sink: &'a Sink,
+    ) -> Self {
         Self {
             table,
             span,
@@ -39,11 +43,11 @@ impl<'a> Section<'a> {
         }
     }
 
-    pub(super) fn is_faultless(&self) -> bool {
+    pub(in crate::config) fn is_faultless(&self) -> bool {
         self.sink.borrow().is_empty()
     }
 
-    pub(super) fn report(&self, diagnostic: Diagnostic) {
+    pub(in crate::config) fn report(&self, diagnostic: Diagnostic) {
         self.sink.borrow_mut().push(diagnostic);
     }
 
@@ -65,7 +69,7 @@ impl<'a> Section<'a> {
 
     /// Reports that a required key isn't there. One of a wrong type is there,
     /// and has been reported.
-    pub(super) fn missing(&self, key: &str, example: &str) {
+    pub(in crate::config) fn missing(&self, key: &str, example: &str) {
         if self.table.iter().any(|(name, _)| name.get_ref() == key) {
             return;
         }
@@ -75,7 +79,7 @@ impl<'a> Section<'a> {
         );
     }
 
-    pub(super) fn text(&self, key: &'static str) -> Option<At<&'a str>> {
+    pub(in crate::config) fn text(&self, key: &'static str) -> Option<At<&'a str>> {
         let value = self.get(key)?;
         match value.get_ref() {
             DeValue::String(text) => Some(At {
@@ -89,7 +93,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    pub(super) fn boolean(&self, key: &'static str) -> Option<bool> {
+    pub(in crate::config) fn boolean(&self, key: &'static str) -> Option<bool> {
         let value = self.get(key)?;
         if value.get_ref().as_bool().is_none() {
             self.wrong_type(key, value, "`true` or `false`");
@@ -98,7 +102,7 @@ impl<'a> Section<'a> {
     }
 
     /// A whole number from `range`; out of it is reported.
-    pub(super) fn number(
+    pub(in crate::config) fn number(
         &self,
         key: &'static str,
         range: std::ops::RangeInclusive<u32>,
@@ -110,7 +114,7 @@ impl<'a> Section<'a> {
     }
 
     /// One of `words`, as its index.
-    pub(super) fn word(&self, key: &'static str, words: &[&str]) -> Option<usize> {
+    pub(in crate::config) fn word(&self, key: &'static str, words: &[&str]) -> Option<usize> {
         let text = self.text(key)?;
         let found = words.iter().position(|word| *word == text.value);
         if found.is_none() {
@@ -122,7 +126,7 @@ impl<'a> Section<'a> {
     }
 
     /// A text or a list of texts, as a list; anything else is reported.
-    pub(super) fn one_or_more(&self, key: &'static str) -> Option<At<Vec<At<&'a str>>>> {
+    pub(in crate::config) fn one_or_more(&self, key: &'static str) -> Option<At<Vec<At<&'a str>>>> {
         let value = self.get(key)?;
         let value_span = value.span();
         let values: Vec<&Spanned<DeValue<'a>>> = match value.get_ref() {
@@ -150,7 +154,10 @@ impl<'a> Section<'a> {
     }
 
     /// The values of a list; `None` if the key isn't there or no list.
-    pub(super) fn list(&self, key: &'static str) -> Option<At<Vec<&'a Spanned<DeValue<'a>>>>> {
+    pub(in crate::config) fn list(
+        &self,
+        key: &'static str,
+    ) -> Option<At<Vec<&'a Spanned<DeValue<'a>>>>> {
         let value = self.get(key)?;
         match value.get_ref() {
             DeValue::Array(array) => Some(At {
@@ -165,7 +172,7 @@ impl<'a> Section<'a> {
     }
 
     /// A table below this one; an empty one if it isn't there.
-    pub(super) fn section(&self, key: &'static str) -> Option<Section<'a>> {
+    pub(in crate::config) fn section(&self, key: &'static str) -> Option<Section<'a>> {
         let value = self.get(key)?;
         match value.get_ref() {
             DeValue::Table(table) => Some(Section::new(table, value.span(), self.sink)),
@@ -177,7 +184,7 @@ impl<'a> Section<'a> {
     }
 
     /// The tables of an array of tables (`[[key]]`).
-    pub(super) fn sections(&self, key: &'static str) -> Vec<Section<'a>> {
+    pub(in crate::config) fn sections(&self, key: &'static str) -> Vec<Section<'a>> {
         let Some(value) = self.get(key) else {
             return Vec::new();
         };
@@ -198,7 +205,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reports the keys that nobody has asked for.
-    pub(super) fn finish(self) {
+    pub(in crate::config) fn finish(self) {
         let known = self.known.borrow();
         for (key, _) in self.table {
             let name: &str = key.get_ref();
@@ -215,7 +222,7 @@ impl<'a> Section<'a> {
 }
 
 /// A whole number from `range`.
-pub(super) fn number(
+pub(in crate::config) fn number(
     value: &Spanned<DeValue<'_>>,
     key: &str,
     range: std::ops::RangeInclusive<u32>,
@@ -238,7 +245,10 @@ pub(super) fn number(
 }
 
 /// The likeliest of `names` that was meant by `name`.
-pub(super) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub(in crate::config) fn nearest<'n>(
+    name: &str,
+    names: impl Iterator<Item = &'n str>,
+) -> Option<&'n str> {
     /// Jaro-Winkler: below this a suggestion is more of a guess.
     const LIKELY: f64 = 0.8;
     names

@@ -10,7 +10,9 @@ use std::{
 use lb_common::limits::{MAX_TABLE_SIZE, MIN_TABLE_SIZE};
 
 /// `10.0.0.1:80`, or `:80` without an address.
-pub(super) fn socket_address(text: &str) -> Result<(Option<IpAddr>, NonZeroU16), String> {
+pub(in crate::config) fn socket_address(
+    text: &str,
+) -> Result<(Option<IpAddr>, NonZeroU16), String> {
     let Some((address, port)) = text.rsplit_once(':') else {
         return Err(format!("`{text}` has no port: write it as `{text}:80`"));
     };
@@ -39,7 +41,7 @@ fn not_ipv4(address: &str) -> String {
 }
 
 /// Why an address can't be one that packets from outside are sent to.
-pub(super) fn not_reachable(address: IpAddr) -> Option<&'static str> {
+pub(in crate::config) fn not_reachable(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(v4) if v4.is_loopback() => Some(
             "the kernel drops packets to 127.0.0.0/8 that come from an interface; \
@@ -55,7 +57,7 @@ pub(super) fn not_reachable(address: IpAddr) -> Option<&'static str> {
 }
 
 /// `10s`, `500ms`, `2m`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(in crate::config) fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(time) => Ok(time),
         Err(_) => Err(format!(
@@ -65,7 +67,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `200-399`, or `200` alone.
-pub(super) fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
+pub(in crate::config) fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let number = |text: &str| {
         text.trim()
             .parse::<u16>()
@@ -82,7 +84,7 @@ pub(super) fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
 }
 
 /// Whether a Maglev table may have this size, and if not the nearest that may.
-pub(super) fn table_size(size: u32) -> Result<(), String> {
+pub(in crate::config) fn table_size(size: u32) -> Result<(), String> {
     if is_prime(size) {
         return Ok(());
     }

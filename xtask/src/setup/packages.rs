@@ -14,7 +14,7 @@ pub struct Program {
     pub package: &'static str,
 }
 
-const PROGRAMS: [Program; 10] = [
+const PROGRAMS: [Program; 12] = [
     Program {
         name: "ip",
         package: "iproute2",
@@ -50,6 +50,14 @@ const PROGRAMS: [Program; 10] = [
     Program {
         name: "tcpdump",
         package: "tcpdump",
+    },
+    Program {
+        name: "ping",
+        package: "iputils-ping",
+    },
+    Program {
+        name: "bpftool",
+        package: "bpftool",
     },
     Program {
         name: "ps",
