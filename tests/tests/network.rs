@@ -8,6 +8,7 @@ mod network {
     mod download;
     mod errors;
     mod health;
+    mod host_changes;
     mod load;
     mod scenario;
     mod spread;

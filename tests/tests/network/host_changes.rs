@@ -1,0 +1,128 @@
+//! The host's own configuration changes while the agent runs: addresses,
+//! routes and neighbours are followed without a restart.
+
+use std::{net::SocketAddrV4, time::Duration};
+
+use anyhow::{Result, ensure};
+use xlb_tests::{
+    client,
+    netns::Namespace,
+    server::{Kind, WebServer},
+    topology::{BALANCER, FREE, Peers, Place, Topology},
+    wait,
+    xlb::Xlb,
+};
+
+use super::scenario::{HEALTH, Mode, Setup, VIP};
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// Waits until the body of an answer is as expected; failures are waited out.
+fn wait_for_answer(client: &Namespace, url: &str, expected: &str) -> Result<()> {
+    wait::until(&format!("{url} to answer {expected}"), SOON, || {
+        let answer = client::get(client, url);
+        Ok(answer
+            .is_ok_and(|body| body.trim() == expected)
+            .then_some(()))
+    })
+}
+
+#[test]
+fn an_added_address_is_listened_on_and_a_removed_one_is_not() -> Result<()> {
+    let topology = Topology::one_host(1)?;
+    let directory = topology.directory();
+    let _web = WebServer::start(Kind::Nginx, "web1", &topology.targets[0], None, directory)?;
+    let arguments = "--interface eth0 --listen :80 --target :8081 --health-interval 1s";
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let xlb = Xlb::run(&topology.balancer, &arguments, directory)?;
+    xlb.wait_until_healthy(HEALTH)?;
+
+    let url = format!("http://{FREE}/");
+    ensure!(
+        client::get(&topology.client, &url).is_err(),
+        "nobody has {FREE} yet"
+    );
+    topology
+        .balancer
+        .ip(&format!("address add {FREE}/24 dev eth0"))?;
+    wait_for_answer(&topology.client, &url, "web1")?;
+
+    topology
+        .balancer
+        .ip(&format!("address del {FREE}/24 dev eth0"))?;
+    // The neighbour entry still leads here, so what comes shows the maps.
+    topology
+        .balancer
+        .ip(&format!("address add {FREE}/32 dev lo"))?;
+    wait::until("the listener to leave the removed address", SOON, || {
+        Ok(client::get(&topology.client, &url).is_err().then_some(()))
+    })?;
+    wait_for_answer(&topology.client, &format!("http://{BALANCER}/"), "web1")
+}
+
+/// A target's address moves from behind one interface to behind another, and
+/// with it the address that source NAT must write.
+#[test]
+fn a_route_that_changes_is_followed() -> Result<()> {
+    let address = SocketAddrV4::new([10, 99, 0, 1].into(), 8080);
+    let topology = Topology::routed(2, Peers::TakeXdp)?;
+    let setup = Setup {
+        weights: vec![1],
+        ..Setup::new(Mode::OtherInterface, 1)
+    };
+    let mut servers = Vec::new();
+    for (index, place) in topology.targets.iter().enumerate() {
+        place
+            .namespace
+            .ip(&format!("address add {}/32 dev lo", address.ip()))?;
+        let name = format!("web{}", index + 1);
+        servers.push(WebServer::start(
+            Kind::Nginx,
+            &name,
+            place,
+            None,
+            topology.directory(),
+        )?);
+    }
+    let route = |via: &Place| format!("route replace {}/32 via {}", address.ip(), via.address.ip());
+    topology.balancer.ip(&route(&topology.targets[0]))?;
+    let mut config = setup.config(&topology);
+    config.interfaces = Mode::OtherInterface.interfaces(2);
+    config.target_groups[0].targets = vec![(address, 1)];
+    let xlb = Xlb::start(&topology.balancer, &config, topology.directory())?;
+    xlb.wait_until_healthy(HEALTH)?;
+    let url = format!("http://{VIP}/");
+    wait_for_answer(&topology.client, &url, "web1")?;
+
+    topology.balancer.ip(&route(&topology.targets[1]))?;
+    wait_for_answer(&topology.client, &url, "web2")?;
+    let spread = client::spread(&topology.client, &url, 50)?;
+    ensure!(spread.of("web2") == 50, "after the move: {spread:?}");
+    Ok(())
+}
+
+/// A target's network card is replaced: its link-layer address changes.
+#[test]
+fn a_neighbour_that_changes_is_followed() -> Result<()> {
+    for mode in [Mode::OtherInterface, Mode::Preserve] {
+        let scenario = Setup::new(mode, 1).start()?;
+        let target = &scenario.topology.targets[0];
+        let client = &scenario.topology.client;
+        let url = format!("http://{VIP}/");
+        wait_for_answer(client, &url, "web1")?;
+        target
+            .namespace
+            .ip("link set eth0 address 02:00:00:00:00:99")?;
+        // As a host does that comes up: it announces itself.
+        let gateway = target.namespace.ip("route show default")?;
+        let gateway = gateway.split_whitespace().nth(2).unwrap_or_default();
+        target
+            .namespace
+            .run(&format!("ping -q -c 1 -w 2 {gateway}"))?;
+        scenario.topology.balancer.ip("neighbour flush all")?;
+        wait_for_answer(client, &url, "web1")?;
+        let spread = client::spread(client, &url, 50)?;
+        ensure!(spread.of("web1") == 50, "{mode:?}: {spread:?}");
+    }
+    Ok(())
+}
