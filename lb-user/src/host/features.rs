@@ -1,11 +1,9 @@
 //! What drivers can do with XDP: the kernel's generic netlink family `netdev`
 //! (Linux 6.3, Documentation/netlink/specs/netdev.yaml).
 
-use std::collections::BTreeMap;
-
 use futures_util::StreamExt as _;
 use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
+    DecodeError, Emitable, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
     ParseableParametrized,
 };
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
@@ -16,7 +14,11 @@ const NETDEV_CMD_DEV_GET: u8 = 1;
 const NETDEV_A_DEV_IFINDEX: u16 = 1;
 const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
 
-/// A message of the family: empty as a request, one device as an answer.
+/// Bytes of an attribute's header, and of the one attribute of a request.
+const HEADER: usize = 4;
+const INDEX: usize = HEADER + size_of::<u32>();
+
+/// A message of the family: a request has the index alone.
 #[derive(Clone, Debug, Default)]
 struct Device {
     index: Option<u32>,
@@ -39,10 +41,16 @@ impl GenlFamily for Device {
 
 impl Emitable for Device {
     fn buffer_len(&self) -> usize {
-        0
+        if self.index.is_some() { INDEX } else { 0 }
     }
 
-    fn emit(&self, _buffer: &mut [u8]) {}
+    fn emit(&self, buffer: &mut [u8]) {
+        if let Some(index) = self.index {
+            buffer[..2].copy_from_slice(&(INDEX as u16).to_ne_bytes());
+            buffer[2..HEADER].copy_from_slice(&NETDEV_A_DEV_IFINDEX.to_ne_bytes());
+            buffer[HEADER..INDEX].copy_from_slice(&index.to_ne_bytes());
+        }
+    }
 }
 
 impl ParseableParametrized<[u8], GenlHeader> for Device {
@@ -64,27 +72,20 @@ impl ParseableParametrized<[u8], GenlHeader> for Device {
     }
 }
 
-/// The features of every device, by interface index; empty if the kernel
-/// doesn't tell.
-pub(super) async fn all(handle: &mut genetlink::GenetlinkHandle) -> BTreeMap<u32, XdpFeatures> {
-    let mut all = BTreeMap::new();
-    let mut request = NetlinkMessage::from(GenlMessage::from_payload(Device::default()));
-    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let Ok(mut answers) = handle.request(request).await else {
-        return all;
+/// The features of one device; `None` if the kernel doesn't tell.
+///
+/// Not all at once: the kernel doesn't mark the parts of that answer as such
+/// (`NLM_F_MULTI`), and netlink-proto takes the first one for the whole.
+pub(super) async fn of(handle: &mut genetlink::GenetlinkHandle, index: u32) -> Option<XdpFeatures> {
+    let device = Device {
+        index: Some(index),
+        features: None,
     };
-    while let Some(answer) = answers.next().await {
-        if let Ok(NetlinkMessage {
-            payload: NetlinkPayload::InnerMessage(message),
-            ..
-        }) = answer
-            && let Device {
-                index: Some(index),
-                features: Some(features),
-            } = message.payload
-        {
-            all.insert(index, XdpFeatures(features));
-        }
+    let mut request = NetlinkMessage::from(GenlMessage::from_payload(device));
+    request.header.flags = NLM_F_REQUEST;
+    let mut answers = handle.request(request).await.ok()?;
+    match answers.next().await?.ok()?.payload {
+        NetlinkPayload::InnerMessage(message) => message.payload.features.map(XdpFeatures),
+        _ => None,
     }
-    all
 }

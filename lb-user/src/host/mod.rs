@@ -29,6 +29,8 @@ pub struct Interface {
     /// The kind of a virtual device: `veth`, `vlan`, `bond` …
     pub kind: Option<String>,
     pub vlan: Option<Vlan>,
+    /// Index of the bridge or bond that this is a port of.
+    pub controller: Option<u32>,
     pub addresses: Vec<Ipv4Addr>,
     /// What the driver can do with XDP; `None` if the kernel doesn't tell
     /// (before Linux 6.3).

@@ -110,10 +110,8 @@ impl Netlink {
             routes: BTreeMap::new(),
         };
         self.addresses(&mut host.interfaces).await?;
-        for (index, features) in features::all(&mut self.generic).await {
-            if let Some(interface) = host.interfaces.get_mut(&index) {
-                interface.xdp_features = Some(features);
-            }
+        for (&index, interface) in &mut host.interfaces {
+            interface.xdp_features = features::of(&mut self.generic, index).await;
         }
         for destination in destinations {
             if let Some(route) = self.route(destination).await? {
@@ -266,10 +264,14 @@ fn interface(link: &LinkMessage) -> Interface {
     };
     let mut parent = None;
     let mut tag = None;
+    // The parent is in another namespace, and its index means nothing in ours.
+    let mut elsewhere = false;
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::Link(index) => parent = Some(*index),
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::Controller(index) => interface.controller = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
@@ -282,6 +284,7 @@ fn interface(link: &LinkMessage) -> Interface {
             _ => {}
         }
     }
+    parent = parent.filter(|_| !elsewhere);
     interface.vlan = parent.zip(tag).map(|(parent, tag)| Vlan { parent, tag });
     interface.forwarding = forwarding(&interface.name);
     interface
@@ -331,4 +334,58 @@ fn route(message: &RouteMessage) -> Option<Route> {
         interface: interface?,
         source: source?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtnetlink::packet_route::link::{InfoKind, VlanProtocol};
+
+    fn vlan(more: &[LinkAttribute]) -> LinkMessage {
+        let data = vec![
+            InfoVlan::Protocol(VlanProtocol::Ieee8021Ad),
+            InfoVlan::Id(10),
+        ];
+        let infos = vec![
+            LinkInfo::Kind(InfoKind::Vlan),
+            LinkInfo::Data(InfoData::Vlan(data)),
+        ];
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.attributes = vec![
+            LinkAttribute::IfName("eth0.10".to_owned()),
+            LinkAttribute::Link(7),
+            LinkAttribute::LinkInfo(infos),
+        ];
+        message.attributes.extend_from_slice(more);
+        message
+    }
+
+    #[test]
+    fn a_vlan_names_its_parent_and_tag() {
+        let tag = VlanTag {
+            protocol: 0x88A8,
+            id: 10,
+        };
+        assert_eq!(interface(&vlan(&[])).vlan, Some(Vlan { parent: 7, tag }));
+    }
+
+    /// The parent's index is one of its own namespace; here it may be any
+    /// interface's, even the VLAN's own.
+    #[test]
+    fn a_parent_in_another_namespace_is_none() {
+        let interface = interface(&vlan(&[LinkAttribute::LinkNetNsId(0)]));
+        assert_eq!(
+            (interface.vlan, interface.kind.as_deref()),
+            (None, Some("vlan"))
+        );
+    }
+
+    #[test]
+    fn a_port_names_its_bridge() {
+        assert_eq!(
+            interface(&vlan(&[LinkAttribute::Controller(3)])).controller,
+            Some(3)
+        );
+    }
 }
