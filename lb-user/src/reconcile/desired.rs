@@ -2,12 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter,
     net::{IpAddr, Ipv4Addr},
 };
 
 use lb_common::{
     Be16, Ipv4, flow,
-    limits::{MAX_LISTENER_ADDRESSES, MAX_VLAN_TAGS, NO_TARGET},
+    limits::{MAX_INTERFACES, MAX_LISTENER_ADDRESSES, MAX_VLAN_TAGS, NO_TARGET},
     listener::{ListenerEntry, ListenerKey, ListenerKey4},
     settings::{InterfaceEntry, Settings, VlanTag},
     target::TargetEntry,
@@ -118,11 +119,16 @@ fn settings(hash_key: u64, timeouts: &Timeouts) -> Settings {
 /// How to send out of each interface that is up.
 fn interface_entries(inputs: &Inputs<'_>) -> BTreeMap<u32, InterfaceEntry> {
     let interfaces = &inputs.host.interfaces;
-    interfaces
+    let mut entries: Vec<(u32, InterfaceEntry)> = interfaces
         .values()
         .filter(|interface| interface.up)
         .filter_map(|interface| Some((interface.index, interface_entry(inputs, interface)?)))
-        .collect()
+        .collect();
+    // A host may have more than the map holds. One without flags is sent out
+    // of by the kernel, as one without an entry is.
+    entries.sort_by_key(|&(index, entry)| (entry.flags == 0, index));
+    entries.truncate(MAX_INTERFACES as usize);
+    entries.into_iter().collect()
 }
 
 /// `None` if the kernel must do it: the parent isn't known, or there are more
@@ -284,22 +290,20 @@ fn target_entry(
 }
 
 /// Whether packets that come in by an interface meet the programs: at the
-/// interface itself, or at the device that it is a VLAN of.
-fn is_attached(inputs: &Inputs<'_>, mut index: u32) -> bool {
-    loop {
-        if inputs.attached.contains_key(&index) {
-            return true;
-        }
-        match inputs
-            .host
-            .interfaces
-            .get(&index)
-            .and_then(|interface| interface.vlan)
-        {
-            Some(vlan) => index = vlan.parent,
-            None => return false,
-        }
-    }
+/// interface itself, at the device that it is a VLAN of, or at a port of the
+/// bridge or bond that either is.
+fn is_attached(inputs: &Inputs<'_>, index: u32) -> bool {
+    let interfaces = &inputs.host.interfaces;
+    let parent = |device: &&Interface| interfaces.get(&device.vlan?.parent);
+    let is_port_of = |port: &u32, index: u32| {
+        interfaces
+            .get(port)
+            .is_some_and(|port| port.controller == Some(index))
+    };
+    iter::successors(interfaces.get(&index), parent).any(|device| {
+        let mut attached = inputs.attached.keys();
+        attached.any(|&port| port == device.index || is_port_of(&port, device.index))
+    })
 }
 
 fn name(host: &Host, index: u32) -> String {

@@ -6,8 +6,9 @@ use super::state::{Change, Element, MapState, elements};
 
 /// The changes from `observed` to `desired`, in an order in which each state
 /// between is sound: a target is known before a slot names it, a table is there
-/// before a listener names it, and both go only after what names them. A target
-/// that may have no new flow is told first of all, in one write.
+/// before a listener names it and never has fewer slots than the listener says,
+/// and both go only after what names them. A target that may have no new flow
+/// is told first of all, in one write.
 #[must_use]
 pub fn diff(observed: &MapState, desired: &MapState) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -21,16 +22,30 @@ pub fn diff(observed: &MapState, desired: &MapState) -> Vec<Change> {
         changes.push(Change::RemoveInterface(index));
     }
     for (&id, &entry) in new(&observed.targets, &desired.targets) {
+        // Its counters are those of the id's former holder.
+        if observed
+            .targets
+            .get(&id)
+            .is_some_and(|old| old.generation != entry.generation)
+        {
+            changes.push(Change::ClearTarget(id));
+        }
         changes.push(Change::SetTarget(id, entry));
     }
-    for (&group, slots) in new(&observed.tables, &desired.tables) {
-        changes.push(table(group, observed.tables.get(&group), slots));
+    let (shrinking, tables): (Vec<_>, Vec<_>) = new(&observed.tables, &desired.tables)
+        .map(|(&group, slots)| (group, observed.tables.get(&group), slots))
+        .partition(|(_, old, slots)| old.is_some_and(|old| old.len() > slots.len()));
+    for (group, old, slots) in tables {
+        changes.push(table(group, old, slots));
     }
     for (&key, &entry) in new(&observed.listeners, &desired.listeners) {
         changes.push(Change::SetListener(key, entry));
     }
     for &key in gone(&observed.listeners, &desired.listeners) {
         changes.push(Change::RemoveListener(key));
+    }
+    for (group, old, slots) in shrinking {
+        changes.push(table(group, old, slots));
     }
     for &group in gone(&observed.tables, &desired.tables) {
         changes.push(Change::RemoveTable { group });
@@ -77,3 +92,6 @@ fn table(group: u32, observed: Option<&Vec<u16>>, desired: &[u16]) -> Change {
         elements: changed,
     }
 }
+
+#[cfg(test)]
+mod tests;

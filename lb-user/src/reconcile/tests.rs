@@ -1,5 +1,7 @@
 //! What the maps should hold, case by case, and the diff's properties.
 
+mod interfaces;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},

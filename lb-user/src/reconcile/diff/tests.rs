@@ -1,0 +1,240 @@
+use lb_common::{
+    Be16, Ipv4,
+    limits::NO_TARGET,
+    listener::{ListenerEntry, ListenerKey4},
+    settings::{InterfaceEntry, Settings, VlanTag},
+    target::TargetEntry,
+};
+use proptest::{collection::btree_map, prelude::*};
+
+use super::*;
+
+fn key(number: u8) -> ListenerKey4 {
+    ListenerKey4::new(Ipv4::from_bytes([10, 0, 0, number]), Be16::new(80), 6)
+}
+
+fn target(generation: u32, flags: u16) -> TargetEntry {
+    TargetEntry {
+        generation,
+        flags,
+        ..TargetEntry::default()
+    }
+}
+
+/// A state in which every listener has its table and every slot its target.
+fn state() -> impl Strategy<Value = MapState> {
+    let targets = btree_map(0u32..6, (1u32..3, 0u16..4), 0..6);
+    let groups = btree_map(0u32..4, (0usize..4, any::<u64>()), 0..4);
+    let listeners = btree_map(0u8..6, (any::<prop::sample::Index>(), 0u32..3), 0..6);
+    let interfaces = btree_map(1u32..4, (1u32..4, 0u16..4), 0..3);
+    (targets, groups, listeners, interfaces, 0u64..3).prop_map(
+        |(targets, groups, listeners, interfaces, hash_key)| {
+            let ids: Vec<u16> = targets.keys().map(|&id| id as u16).collect();
+            let groups: BTreeMap<u32, Vec<u16>> = groups
+                .into_iter()
+                .map(|(group, (size, seed))| (group, table([1, 5, 8, 13][size], seed, &ids)))
+                .collect();
+            let of_group = |(number, (index, id)): (u8, (prop::sample::Index, u32))| {
+                let group = groups.keys().nth(index.index(groups.len().max(1)))?;
+                let table_size = groups[group].len() as u32;
+                let entry = ListenerEntry {
+                    id,
+                    group: *group,
+                    table_size,
+                    padding: 0,
+                };
+                Some((key(number), entry))
+            };
+            MapState {
+                settings: Settings {
+                    hash_key,
+                    ..Settings::default()
+                },
+                interfaces: interfaces
+                    .into_iter()
+                    .map(|(index, (device, flags))| {
+                        let tags = [VlanTag::default(); 2];
+                        (
+                            index,
+                            InterfaceEntry {
+                                device,
+                                flags,
+                                tag_count: 0,
+                                tags,
+                            },
+                        )
+                    })
+                    .collect(),
+                listeners: listeners.into_iter().filter_map(of_group).collect(),
+                targets: targets
+                    .into_iter()
+                    .map(|(id, (generation, flags))| (id, target(generation, flags)))
+                    .collect(),
+                tables: groups,
+            }
+        },
+    )
+}
+
+fn table(size: usize, seed: u64, ids: &[u16]) -> Vec<u16> {
+    let slot = |index: usize| match (seed as usize).wrapping_mul(31).wrapping_add(index * 7) {
+        value if ids.is_empty() || value % 5 == 0 => NO_TARGET,
+        value => ids[value % ids.len()],
+    };
+    (0..size).map(slot).collect()
+}
+
+/// What the data path relies on, see [`diff`].
+fn broken(state: &MapState) -> Option<String> {
+    for (key, listener) in &state.listeners {
+        let size = state
+            .tables
+            .get(&listener.group)
+            .map(|table| table.len() as u32);
+        if size.is_none_or(|size| size < listener.table_size) {
+            return Some(format!(
+                "{key:?} wants {} slots of {size:?}",
+                listener.table_size
+            ));
+        }
+    }
+    for (group, table) in &state.tables {
+        for slot in table.iter().filter(|&&slot| slot != NO_TARGET) {
+            if !state.targets.contains_key(&u32::from(*slot)) {
+                return Some(format!("group {group} names target {slot}, which is none"));
+            }
+        }
+    }
+    None
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn a_diff_leads_there_and_every_step_is_safe(a in state(), b in state()) {
+        prop_assert_eq!((broken(&a), broken(&b)), (None, None));
+        let mut state = a.clone();
+        let changes = diff(&a, &b);
+        for (index, change) in changes.iter().enumerate() {
+            state.apply(change);
+            let refilled = matches!(
+                (change, changes.get(index + 1)),
+                (Change::ClearTarget(id), Some(Change::SetTarget(next, _))) if id == next
+            );
+            if !refilled {
+                prop_assert_eq!(broken(&state), None, "after {:?} of {:?}", change, &changes);
+            }
+        }
+        prop_assert_eq!(&state, &b);
+        prop_assert_eq!(diff(&state, &b), []);
+    }
+
+    #[test]
+    fn no_difference_is_no_change(a in state()) {
+        prop_assert_eq!(diff(&a, &a), []);
+    }
+
+    /// Nothing is written that is right already.
+    #[test]
+    fn each_change_changes_something(a in state(), b in state()) {
+        let mut state = a.clone();
+        for change in diff(&a, &b) {
+            let before = state.clone();
+            state.apply(&change);
+            prop_assert_ne!(&state, &before, "{:?}", change);
+        }
+    }
+}
+
+/// Each change's place in the order that [`diff`] documents.
+fn rank(change: &Change) -> u8 {
+    match change {
+        Change::SetSettings(_) => 0,
+        Change::SetInterface(..) | Change::RemoveInterface(_) => 1,
+        Change::SetTarget(..) => 2,
+        Change::CreateTable { .. } | Change::SetSlots { .. } => 3,
+        Change::SetListener(..) => 4,
+        Change::RemoveListener(_) => 5,
+        Change::RemoveTable { .. } => 6,
+        Change::ClearTarget(_) => 7,
+    }
+}
+
+fn small(group: u32, slots: &[u16]) -> MapState {
+    let entry = ListenerEntry {
+        id: 1,
+        group,
+        table_size: slots.len() as u32,
+        padding: 0,
+    };
+    let ids = slots.iter().filter(|&&slot| slot != NO_TARGET);
+    MapState {
+        listeners: [(key(group as u8), entry)].into(),
+        tables: [(group, slots.to_vec())].into(),
+        targets: ids.map(|&id| (u32::from(id), target(1, 1))).collect(),
+        interfaces: [(group, InterfaceEntry::default())].into(),
+        settings: Settings {
+            hash_key: u64::from(group),
+            ..Settings::default()
+        },
+    }
+}
+
+#[test]
+fn everything_in_its_order() {
+    let ranks: Vec<u8> = diff(&small(1, &[1, 2]), &small(2, &[3]))
+        .iter()
+        .map(rank)
+        .collect();
+    assert_eq!(ranks, [0, 1, 1, 2, 3, 4, 5, 6, 7, 7]);
+}
+
+#[test]
+fn only_the_elements_that_differ_are_written() {
+    let (a, b) = (
+        small(1, &[1, 2, 1, 2, 1, 2, 1, 2, 1]),
+        small(1, &[1, 2, 1, 2, 1, 2, 1, 2, 2]),
+    );
+    assert_eq!(
+        diff(&a, &b),
+        [Change::SetSlots {
+            group: 1,
+            elements: vec![(2, [2, NO_TARGET, NO_TARGET, NO_TARGET])],
+        }]
+    );
+}
+
+#[test]
+fn a_table_of_another_size_is_swapped_in_under_its_listeners() {
+    let (small, large) = (small(1, &[1, 2]), small(1, &[1, 2, 1]));
+    let kinds = |changes: Vec<Change>| changes.iter().map(rank).collect::<Vec<_>>();
+    assert_eq!(kinds(diff(&small, &large)), [3, 4], "grow: the table first");
+    assert_eq!(
+        kinds(diff(&large, &small)),
+        [4, 3],
+        "shrink: the table last"
+    );
+}
+
+#[test]
+fn an_id_that_changes_hands_is_cleared_between() {
+    let a = MapState {
+        targets: [(7, target(1, 1))].into(),
+        ..MapState::default()
+    };
+    let b = MapState {
+        targets: [(7, target(2, 1))].into(),
+        ..MapState::default()
+    };
+    assert_eq!(
+        diff(&a, &b),
+        [Change::ClearTarget(7), Change::SetTarget(7, target(2, 1))]
+    );
+    // The same target with other flags isn't.
+    let c = MapState {
+        targets: [(7, target(1, 0))].into(),
+        ..MapState::default()
+    };
+    assert_eq!(diff(&a, &c), [Change::SetTarget(7, target(1, 0))]);
+}

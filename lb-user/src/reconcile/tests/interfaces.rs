@@ -1,0 +1,51 @@
+use lb_common::limits::MAX_INTERFACES;
+
+use super::*;
+
+#[test]
+fn of_more_interfaces_than_the_map_holds_the_useful_ones_are_in_it() {
+    let config = config(&group(":80", "targets = [\":1\"]"));
+    let mut host = host();
+    for index in 100..600 {
+        let mut device = interface(index, "v", [10, 9, 0, 1]);
+        if index != 599 {
+            device.xdp_features = None;
+        }
+        host.interfaces.insert(index, device);
+    }
+    let entries = wanted(&config, &host, XdpHook::Native, healthy)
+        .state
+        .interfaces;
+    assert_eq!(entries.len(), MAX_INTERFACES as usize);
+    assert_eq!(entries[&599].flags, InterfaceEntry::REDIRECT);
+    assert!(entries.contains_key(&ETH0));
+}
+
+/// eth1 is a port of a bridge, and a VLAN on that bridge leads to the target.
+#[test]
+fn replies_are_seen_on_a_port_of_a_bridge() {
+    const BRIDGE: u32 = 20;
+    let config = config(&group(":80", "targets = [\"10.0.9.9:80\"]"));
+    let mut host = host();
+    let mut vlan = interface(21, "br0.5", [10, 0, 9, 1]);
+    let tag = VlanTag {
+        protocol: 0x8100,
+        id: 5,
+    };
+    vlan.vlan = Some(Vlan {
+        parent: BRIDGE,
+        tag,
+    });
+    for device in [interface(BRIDGE, "br0", [10, 0, 8, 1]), vlan] {
+        host.interfaces.insert(device.index, device);
+    }
+    let route = Route::Unicast {
+        interface: 21,
+        source: [10, 0, 9, 1].into(),
+    };
+    host.routes.insert([10, 0, 9, 9].into(), route);
+    let problems = |host: &Host| wanted(&config, host, XdpHook::Native, healthy).problems;
+    assert_eq!(problems(&host).len(), 1, "eth0 isn't on the way");
+    host.interfaces.get_mut(&ETH0).unwrap().controller = Some(BRIDGE);
+    assert_eq!(problems(&host), []);
+}
