@@ -100,31 +100,6 @@ fn interfaces_as_they_are() -> Result<()> {
 }
 
 #[test]
-#[ignore = "the kernel must have 802.1Q VLANs; where it has, run with --ignored"]
-fn vlans_name_their_parent_if_it_is_here() -> Result<()> {
-    let rig = Rig::new()?;
-    rig.host
-        .ip("link add link eth0 name eth0.10 type vlan id 10 protocol 802.1ad")?;
-    rig.host
-        .ip("link add link eth0.10 name eth0.10.20 type vlan id 20")?;
-    // A parent's index there may be any interface's here, even the VLAN's own.
-    let here = rig.host.name();
-    rig.peer.ip(&format!(
-        "link add link eth0 name far type vlan id 30 netns {here}"
-    ))?;
-    let host = rig.run(|| async { snapshot(&mut Netlink::open()?).await })?;
-    let vlan = |name| -> Result<_> {
-        let vlan = interface(&host, name)?.vlan;
-        Ok(vlan.map(|vlan| (vlan.parent, vlan.tag.protocol, vlan.tag.id)))
-    };
-    let index = |name| -> Result<_> { Ok(interface(&host, name)?.index) };
-    assert_eq!(vlan("eth0.10")?, Some((index("eth0")?, 0x88A8, 10)));
-    assert_eq!(vlan("eth0.10.20")?, Some((index("eth0.10")?, 0x8100, 20)));
-    assert_eq!(vlan("far")?, None);
-    Ok(())
-}
-
-#[test]
 fn routes_to_targets() -> Result<()> {
     Rig::new()?.run(|| async {
         let host = snapshot(&mut Netlink::open()?).await?;
