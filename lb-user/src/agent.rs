@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     time::{MissedTickBehavior, interval},
 };
@@ -22,9 +22,9 @@ use tracing::{error, info, warn};
 use crate::{
     api::{Request, Server},
     config::{Config, Target, TargetGroup},
-    dataplane::{Dataplane, Swept, TcHook},
+    dataplane::{AttachError, Dataplane, Swept, TcHook},
     health::{CheckResult, Checker, Health, LocalFault, Outcome, TargetHealth, Thresholds},
-    host::{Host, HostChanged, Netlink},
+    host::{Host, HostChanged, Interface, Netlink},
     reconcile::{self, Availability, Ids, Inputs, MapState, Problem, TargetKey},
 };
 
@@ -37,7 +37,7 @@ const SHORTAGE_INTERVAL: Duration = Duration::from_secs(60);
 /// Time between sweeps of the flow table.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Balances as `config` says until SIGTERM or SIGINT, then detaches.
+/// Balances as `config` says until SIGTERM, SIGINT or SIGHUP, then detaches.
 ///
 /// # Errors
 /// If it can't start, and then nothing stays attached.
@@ -122,16 +122,12 @@ impl Agent {
     /// is healthy its listener's packets are dropped.
     async fn start(&mut self) -> anyhow::Result<()> {
         self.look_at_host().await?;
-        let interfaces = reconcile::interfaces(&self.config, &self.host)?;
-        self.manage_addresses(interfaces[0].index).await?;
+        let interfaces: Vec<Interface> = reconcile::interfaces(&self.config, &self.host)
+            .map(|interface| interface.cloned())
+            .collect::<Result<_, Problem>>()?;
+        self.manage_addresses().await?;
         for interface in &interfaces {
-            let attached = self.dataplane.attach(
-                &interface.name,
-                interface.index,
-                self.config.xdp_mode,
-                self.config.tc_mode,
-            )?;
-            info!(interface = interface.name, xdp = %attached.xdp, tc = %attached.tc, "attached");
+            self.attach(interface)?;
         }
         // Attaching a program can change what a device's driver offers.
         self.look_at_host().await?;
@@ -173,8 +169,51 @@ impl Agent {
         Ok(())
     }
 
-    /// Adds the listeners' addresses that no interface has.
-    async fn manage_addresses(&mut self, interface: u32) -> anyhow::Result<()> {
+    fn attach(&mut self, interface: &Interface) -> Result<(), AttachError> {
+        let attached = self.dataplane.attach(
+            &interface.name,
+            interface.index,
+            self.config.xdp_mode,
+            self.config.tc_mode,
+        )?;
+        info!(interface = interface.name, xdp = %attached.xdp, tc = %attached.tc, "attached");
+        Ok(())
+    }
+
+    /// Attaches to configured interfaces that have come back (a container's, a
+    /// driver that was loaded anew), and forgets those that are gone. One that
+    /// is down stays attached.
+    async fn follow_interfaces(&mut self) -> anyhow::Result<()> {
+        let attached = self.dataplane.attached();
+        for &index in attached.keys() {
+            if !self.host.interfaces.contains_key(&index) {
+                warn!(index, "an interface is gone that was attached to");
+                self.dataplane.forget(index);
+                self.managed.retain(|&(interface, _)| interface != index);
+            }
+        }
+        let back: Vec<Interface> = reconcile::interfaces(&self.config, &self.host)
+            .filter_map(Result::ok)
+            .filter(|interface| !attached.contains_key(&interface.index))
+            .cloned()
+            .collect();
+        if back.is_empty() {
+            return Ok(());
+        }
+        self.manage_addresses().await?;
+        for interface in &back {
+            self.attach(interface)?;
+        }
+        self.look_at_host().await
+    }
+
+    /// Adds the listeners' addresses that no interface has to the first one.
+    async fn manage_addresses(&mut self) -> anyhow::Result<()> {
+        let first = self.config.interfaces.first();
+        let Some(interface) = first.and_then(|name| self.host.interface(name)) else {
+            return Ok(());
+        };
+        let interface = interface.index;
         if !self.config.manage_address {
             return Ok(());
         }
@@ -299,6 +338,12 @@ impl Agent {
                 "could not look at the host; keeping what was"
             );
             return;
+        }
+        if let Err(error) = self.follow_interfaces().await {
+            error!(
+                error = format!("{error:#}"),
+                "an interface is back and can't be used"
+            );
         }
         self.start_checks();
         self.reconcile();
@@ -439,8 +484,10 @@ fn raise_file_limit() {
 
 /// The signals that end the agent.
 struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    /// The terminal has gone.
+    hang_up: Signal,
 }
 
 impl Signals {
@@ -448,6 +495,7 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
         })
     }
 
@@ -456,6 +504,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
     }
 }

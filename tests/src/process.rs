@@ -133,10 +133,18 @@ impl Process {
     /// Asks it to end (SIGTERM), and waits.
     ///
     /// # Errors
-    /// If it doesn't within `timeout`, or ends otherwise than with exit code 0.
+    /// As [`Process::end_by`].
     pub fn terminate(&mut self, timeout: Duration) -> Result<()> {
+        self.end_by(Signal::SIGTERM, timeout)
+    }
+
+    /// Ends it by a signal that it handles, and waits.
+    ///
+    /// # Errors
+    /// If it doesn't within `timeout`, or ends otherwise than with exit code 0.
+    pub fn end_by(&mut self, signal: Signal, timeout: Duration) -> Result<()> {
         if self.ended.is_none() {
-            self.signal_group(Signal::SIGTERM);
+            self.signal_group(signal);
         }
         let status = self.wait(timeout)?;
         if status.success() {

@@ -61,10 +61,7 @@ impl Topology {
     /// If a command fails; so in the other builders.
     pub fn one_host(targets: u16) -> Result<Self> {
         let (_, client, balancer) = start()?;
-        cable((&client, "eth0"), (&balancer, "eth0"))?;
-        configure(&client, "eth0", CLIENT)?;
-        configure(&balancer, "eth0", BALANCER)?;
-        as_wire(&client, "eth0")?;
+        connect(&client, &balancer)?;
         let targets = (1..=targets)
             .map(|n| Place {
                 namespace: balancer.clone(),
@@ -82,10 +79,7 @@ impl Topology {
     /// As above.
     pub fn routed(targets: u8, peers: Peers) -> Result<Self> {
         let (series, client, balancer) = start()?;
-        cable((&client, "eth0"), (&balancer, "eth0"))?;
-        configure(&client, "eth0", CLIENT)?;
-        configure(&balancer, "eth0", BALANCER)?;
-        as_wire(&client, "eth0")?;
+        connect(&client, &balancer)?;
         client.ip(&format!("route add default via {BALANCER}"))?;
         let mut places = Vec::new();
         for n in 1..=targets {
@@ -145,6 +139,15 @@ impl Topology {
         Self::finish(client, balancer, places, Some(switch), programs)
     }
 
+    /// Connects client and balancer again after their cable was deleted, by new
+    /// devices of the same names.
+    ///
+    /// # Errors
+    /// If a command fails.
+    pub fn reconnect_client(&self) -> Result<()> {
+        connect(&self.client, &self.balancer)
+    }
+
     /// Makes the cable between client and balancer carry tagged frames only.
     /// The tags are in the frames, where XDP sees them, as from a switch's
     /// trunk; the hosts' kernels don't see them.
@@ -194,6 +197,14 @@ fn start() -> Result<(Series, Namespace, Namespace)> {
         Namespace::create(series, "client")?,
         Namespace::create(series, "balancer")?,
     ))
+}
+
+/// Connects the client to the balancer, `eth0` to `eth0`.
+fn connect(client: &Namespace, balancer: &Namespace) -> Result<()> {
+    cable((client, "eth0"), (balancer, "eth0"))?;
+    configure(client, "eth0", CLIENT)?;
+    configure(balancer, "eth0", BALANCER)?;
+    as_wire(client, "eth0")
 }
 
 /// Connects two namespaces by a veth pair.

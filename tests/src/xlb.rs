@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use serde::Deserialize;
 
 use crate::{command::run, netns::Namespace, process::Process, wait};
@@ -254,6 +255,14 @@ impl Xlb {
         self.process.terminate(STOP)
     }
 
+    /// Ends it by another signal than SIGTERM, with exit code 0 too.
+    ///
+    /// # Errors
+    /// If it doesn't end so.
+    pub fn stop_by(mut self, signal: Signal) -> Result<()> {
+        self.process.end_by(signal, STOP)
+    }
+
     fn status_command(&self) -> Result<Command> {
         let mut command = self.namespace.command(binary()?);
         command.arg("status").arg("--socket").arg(&self.socket);
@@ -268,6 +277,7 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     pub target_groups: Vec<GroupStatus>,
     pub drops: BTreeMap<String, u64>,
+    pub problems: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -93,9 +93,9 @@ impl Agent {
         let key = TargetKey::new(group, target);
         let unknown = TargetHealth::new(self.started);
         let health = self.health.get(&key).unwrap_or(&unknown);
-        let traffic: TrafficStatus = self
-            .ids
-            .target(&key)
+        let id = self.ids.target(&key);
+        let flows = id.and_then(|id| self.swept.by_target.get(id as usize));
+        let traffic: TrafficStatus = id
             .and_then(|id| read(self.dataplane.target_traffic(id)))
             .unwrap_or_default()
             .into();
@@ -108,6 +108,7 @@ impl Agent {
             reason: reason.map(|reason| reason.code().to_owned()),
             description: reason.map(|reason| reason.to_string()),
             since: health.since,
+            flows: flows.copied().unwrap_or_default(),
             traffic,
         }
     }

@@ -61,6 +61,9 @@ pub struct TargetStatus {
     /// Since when `health` is so, seconds since 1970 (UTC).
     #[serde(with = "epoch")]
     pub since: SystemTime,
+    /// Established flows as of the last sweep, at most a few seconds ago.
+    #[serde(default)]
+    pub flows: u64,
     #[serde(flatten)]
     pub traffic: TrafficStatus,
 }

@@ -15,8 +15,8 @@ use crate::{
 /// Balance traffic until stopped
 ///
 /// With --config the file says what to do; without it --interface, --listen and
-/// --target do. Needs root. Stops on SIGTERM and SIGINT, and then detaches
-/// everything that it attached.
+/// --target do. Needs root. Stops on SIGTERM, SIGINT and SIGHUP, and then
+/// detaches everything that it attached.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what").args(["config", "interface"]).required(true))]
 pub(super) struct Run {

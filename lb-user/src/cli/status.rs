@@ -14,7 +14,8 @@ use crate::api::{self, GroupStatus, ListenerStatus, TargetStatus};
 /// Show listeners, target groups and the health of every target
 ///
 /// Health is initial, healthy, unhealthy, draining or unused. A target that is
-/// not healthy has a reason beside it. Counters are since the agent's start.
+/// not healthy has a reason beside it. FLOWS are the established ones, counted
+/// every few seconds; the other counters are since the agent's start.
 #[derive(Debug, clap::Args)]
 pub(super) struct Status {
     /// Print everything as one JSON document
@@ -110,6 +111,7 @@ fn targets(group: &GroupStatus, now: SystemTime, colours: bool) -> String {
             "HEALTH",
             "SINCE",
             "REASON",
+            "FLOWS",
             "NEW FLOWS",
             "BYTES IN",
             "BYTES OUT",
@@ -126,6 +128,7 @@ fn targets(group: &GroupStatus, now: SystemTime, colours: bool) -> String {
                 since.as_secs(),
             ))),
             Cell::new(target.description.as_deref().unwrap_or("")),
+            number(target.flows),
             number(target.traffic.new_flows),
             bytes(target.traffic.forward_bytes),
             bytes(target.traffic.reply_bytes),

@@ -17,6 +17,7 @@ use lb_common::{
     counters::{DropReason, Traffic},
     limits::ENTRIES_PER_FLOW,
 };
+use tracing::debug;
 
 pub use attach::{Attached, TcHook, XdpHook};
 pub use error::{AttachError, LoadError, MapError};
@@ -95,6 +96,20 @@ impl Dataplane {
         let attached = attachment.hooks();
         self.attachments.insert(index, attachment);
         Ok(attached)
+    }
+
+    /// Takes note that an interface is gone: the kernel has let go of what was
+    /// attached to it.
+    pub fn forget(&mut self, index: u32) {
+        if let Some(attachment) = self.attachments.remove(&index)
+            && let Err(error) = attachment.detach(&mut self.ebpf)
+        {
+            debug!(
+                index,
+                error = error::chain(&error),
+                "nothing to detach any more"
+            );
+        }
     }
 
     /// What is attached, by interface index.

@@ -73,11 +73,13 @@ fn entries(table: BorrowedFd<'_>) -> io::Result<Vec<(FlowKey4, FlowEntry4)>> {
 }
 
 /// What a sweep found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Flows that are left.
     pub established: u64,
     pub half_open: u64,
+    /// The established ones by target id.
+    pub by_target: Vec<u64>,
     /// Entries that were removed.
     pub removed: u64,
 }
@@ -105,26 +107,46 @@ impl Sweep {
     /// If a table can't be read; what was removed by then stays removed.
     pub fn run(&self) -> io::Result<Swept> {
         let now = monotonic_seconds()?;
-        let mut swept = Swept::default();
-        swept.established = self.table(self.flows.established.as_fd(), now, &mut swept.removed)?;
-        swept.half_open = self.table(self.flows.half_open.as_fd(), now, &mut swept.removed)?;
-        Ok(swept)
+        let mut by_target = vec![0; self.targets.len()];
+        let mut removed = 0;
+        let mut established = 0;
+        self.table(self.flows.established.as_fd(), now, &mut removed, |entry| {
+            established += 1;
+            if let Some(flows) = by_target.get_mut(entry.target as usize) {
+                *flows += 1;
+            }
+        })?;
+        let mut half_open = 0;
+        self.table(self.flows.half_open.as_fd(), now, &mut removed, |_| {
+            half_open += 1;
+        })?;
+        Ok(Swept {
+            established,
+            half_open,
+            by_target,
+            removed,
+        })
     }
 
-    /// Sweeps one table and returns how many flows are left in it.
-    fn table(&self, table: BorrowedFd<'_>, now: u32, removed: &mut u64) -> io::Result<u64> {
-        let mut left = 0;
+    /// Sweeps one table and tells of each flow that is left in it.
+    fn table(
+        &self,
+        table: BorrowedFd<'_>,
+        now: u32,
+        removed: &mut u64,
+        mut left: impl FnMut(&FlowEntry4),
+    ) -> io::Result<()> {
         let mut batches = Batches::new(table, BATCH);
         while let Some((keys, values)) = batches.next()? {
             for (key, entry) in keys.iter().zip(values) {
                 if self.is_over(table, key, entry, now)? {
                     *removed += u64::from(syscall::delete(table, key)?);
                 } else if entry.direction() == Direction::Forward {
-                    left += 1;
+                    left(entry);
                 }
             }
         }
-        Ok(left)
+        Ok(())
     }
 
     /// As the data path judges: by the target's generation, and by the idle

@@ -26,6 +26,8 @@ pub struct Interface {
     pub name: String,
     /// Set up by the administrator (`ip link set … up`).
     pub up: bool,
+    /// Whether frames have an Ethernet header here, which the data path needs.
+    pub ethernet: bool,
     /// The kind of a virtual device: `veth`, `vlan`, `bond` …
     pub kind: Option<String>,
     pub vlan: Option<Vlan>,

@@ -14,7 +14,9 @@ use rtnetlink::{
     packet_route::{
         AddressFamily,
         address::AddressAttribute,
-        link::{InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+        link::{
+            InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+        },
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     },
 };
@@ -260,6 +262,11 @@ fn interface(link: &LinkMessage) -> Interface {
     let mut interface = Interface {
         index: link.header.index,
         up: link.header.flags.contains(LinkFlags::Up),
+        // The loopback's frames have one too, with addresses of zeros.
+        ethernet: matches!(
+            link.header.link_layer_type,
+            LinkLayerType::Ether | LinkLayerType::Loopback
+        ),
         ..Interface::default()
     };
     let mut parent = None;

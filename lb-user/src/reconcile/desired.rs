@@ -59,6 +59,7 @@ pub fn desired(inputs: &Inputs<'_>, health: impl Fn(&TargetKey) -> Availability)
         interfaces: interface_entries(inputs),
         ..MapState::default()
     };
+    check_interfaces(inputs, &mut problems);
     let used: BTreeSet<usize> = config.listeners.iter().map(|l| l.target_group).collect();
     for group in used
         .iter()
@@ -74,16 +75,22 @@ pub fn desired(inputs: &Inputs<'_>, health: impl Fn(&TargetKey) -> Availability)
     }
 }
 
-/// The configured interfaces as the host has them.
+/// The configured interfaces as the host has them, in their order.
 ///
 /// # Errors
-/// The first that isn't there or is down.
-pub fn interfaces(config: &Config, host: &Host) -> Result<Vec<Interface>, Problem> {
+/// For each that isn't there, is down, or has no Ethernet frames.
+pub fn interfaces<'a>(
+    config: &'a Config,
+    host: &'a Host,
+) -> impl Iterator<Item = Result<&'a Interface, Problem>> {
     config
         .interfaces
         .iter()
         .map(|name| match host.interface(name) {
-            Some(interface) if interface.up => Ok(interface.clone()),
+            Some(interface) if !interface.ethernet => {
+                Err(Problem::NotEthernet { name: name.clone() })
+            }
+            Some(interface) if interface.up => Ok(interface),
             Some(_) => Err(Problem::InterfaceDown { name: name.clone() }),
             None => Err(Problem::NoInterface {
                 name: name.clone(),
@@ -95,7 +102,13 @@ pub fn interfaces(config: &Config, host: &Host) -> Result<Vec<Interface>, Proble
                     .collect(),
             }),
         })
-        .collect()
+}
+
+/// An interface may go down or away while xlb runs.
+fn check_interfaces(inputs: &Inputs<'_>, problems: &mut Problems) {
+    for problem in interfaces(inputs.config, inputs.host).filter_map(Result::err) {
+        report(problems, problem);
+    }
 }
 
 /// Problems by their text, so that each is reported once.
@@ -159,17 +172,21 @@ fn capabilities(inputs: &Inputs<'_>, device: &Interface) -> u16 {
     let takes_redirects = device
         .xdp_features
         .is_some_and(|features| features.takes_redirects());
-    let native = inputs
-        .attached
-        .values()
-        .any(|&hook| hook == XdpHook::Native);
-    // Generic XDP sends by the stack, which any device takes.
-    let redirect = if takes_redirects || !native {
+    let hook = inputs.attached.get(&device.index);
+    // Generic XDP sends by the stack, which any Ethernet device takes. But a
+    // frame that native XDP took in needs the other driver's help to leave.
+    let all_generic = || {
+        inputs
+            .attached
+            .values()
+            .all(|&hook| hook == XdpHook::Generic)
+    };
+    let redirect = if device.ethernet && (takes_redirects || all_generic()) {
         InterfaceEntry::REDIRECT
     } else {
         0
     };
-    let transmit = match inputs.attached.get(&device.index) {
+    let transmit = match hook {
         Some(XdpHook::Generic) => InterfaceEntry::TRANSMIT,
         // XDP_TX on a veth is lost unless its peer has a program too, which
         // can't be seen from here; a redirect to itself does the same.
@@ -379,14 +396,14 @@ fn listener_addresses(
         None => {
             let mut all = Vec::new();
             for name in &inputs.config.interfaces {
-                let addresses = inputs
-                    .host
-                    .interface(name)
-                    .map_or(&[][..], |i| i.addresses.as_slice());
-                if addresses.is_empty() {
+                // One that is missing has been reported as such.
+                let Some(interface) = inputs.host.interface(name) else {
+                    continue;
+                };
+                if interface.addresses.is_empty() {
                     report(problems, Problem::NoAddress { name: name.clone() });
                 }
-                all.extend_from_slice(addresses);
+                all.extend_from_slice(&interface.addresses);
             }
             all
         }

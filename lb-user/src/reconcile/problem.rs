@@ -9,6 +9,11 @@ pub enum Problem {
     NoInterface { name: String, similar: Vec<String> },
     #[error("interface {name} is down: `ip link set {name} up`")]
     InterfaceDown { name: String },
+    #[error(
+        "interface {name} carries no Ethernet frames, which the data path needs: use the \
+         interface that its packets leave by"
+    )]
+    NotEthernet { name: String },
     #[error("interface {name} has no IPv4 address, so a listener without an address hears nothing")]
     NoAddress { name: String },
     #[error("target {address} of group {group} can't be reached: this host has no route to it")]

@@ -46,6 +46,7 @@ fn interface(index: u32, name: &str, address: [u8; 4]) -> Interface {
         index,
         name: name.into(),
         up: true,
+        ethernet: true,
         addresses: vec![address.into()],
         xdp_features: Some(XdpFeatures(0b111)),
         forwarding: true,
@@ -341,13 +342,17 @@ fn a_group_that_no_listener_uses_has_nothing() {
 #[test]
 fn interfaces_must_be_there_and_up() {
     let config = config(&group(":80", "targets = [\":1\"]"));
+    let first = |host: &Host| {
+        let first = interfaces(&config, host).next();
+        first.unwrap().map(|interface| interface.index)
+    };
     let mut host = host();
-    assert_eq!(interfaces(&config, &host).unwrap()[0].index, ETH0);
+    assert_eq!(first(&host).unwrap(), ETH0);
     host.interfaces.get_mut(&ETH0).unwrap().up = false;
-    let error = interfaces(&config, &host).unwrap_err().to_string();
+    let error = first(&host).unwrap_err().to_string();
     assert_eq!(error, "interface eth0 is down: `ip link set eth0 up`");
     host.interfaces.remove(&ETH0);
-    let error = interfaces(&config, &host).unwrap_err().to_string();
+    let error = first(&host).unwrap_err().to_string();
     assert_eq!(error, "interface eth0 doesn't exist; this host has eth1");
 }
 

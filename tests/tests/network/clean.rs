@@ -3,6 +3,7 @@
 use std::{net::SocketAddrV4, path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 use xlb_tests::{client, netns::Namespace, topology::FREE, wait, xlb::Config};
 
 use super::scenario::{Mode, Setup, VIP};
@@ -46,6 +47,10 @@ fn settled_state(namespace: &Namespace, interfaces: &[String]) -> Result<String>
 }
 
 fn leaves_nothing(setup: &Setup) -> Result<()> {
+    leaves_nothing_after(setup, Signal::SIGTERM)
+}
+
+fn leaves_nothing_after(setup: &Setup, signal: Signal) -> Result<()> {
     let topology = setup.topology()?;
     let config: Config = setup.config(&topology);
     let balancer = topology.balancer.clone();
@@ -61,7 +66,7 @@ fn leaves_nothing(setup: &Setup) -> Result<()> {
     );
     let socket = scenario.xlb.socket.clone();
     ensure!(socket.exists(), "no socket at {}", socket.display());
-    scenario.xlb.stop()?;
+    scenario.xlb.stop_by(signal)?;
 
     let after = state(&balancer, &config.interfaces)?;
     ensure!(
@@ -105,6 +110,20 @@ fn generic_and_clsact() -> Result<()> {
         tc_mode: Some("clsact"),
         ..setup
     })
+}
+
+/// clsact's filters aren't links, which end with their process.
+#[test]
+fn after_every_signal_that_ends_it() -> Result<()> {
+    for signal in [Signal::SIGINT, Signal::SIGHUP] {
+        let setup = Setup::new(Mode::Local, 2);
+        let setup = Setup {
+            tc_mode: Some("clsact"),
+            ..setup
+        };
+        leaves_nothing_after(&setup, signal)?;
+    }
+    Ok(())
 }
 
 /// An address that no interface has is there while the agent runs.

@@ -128,3 +128,50 @@ fn a_neighbour_that_changes_is_followed() -> Result<()> {
     }
     Ok(())
 }
+
+/// The interface goes down and up, then away and back as another device: the
+/// agent says so, attaches anew, and adds its managed address again.
+#[test]
+fn an_interface_that_comes_back_is_attached_to_again() -> Result<()> {
+    let topology = Topology::one_host(1)?;
+    let directory = topology.directory();
+    let _web = WebServer::start(Kind::Nginx, "web1", &topology.targets[0], None, directory)?;
+    let listen = format!("{FREE}:80");
+    let arguments = "--interface eth0 --target :8081 --health-interval 1s --listen";
+    let mut arguments: Vec<&str> = arguments.split(' ').collect();
+    arguments.push(&listen);
+    let xlb = Xlb::run(&topology.balancer, &arguments, directory)?;
+    xlb.wait_until_healthy(HEALTH)?;
+    let url = format!("http://{FREE}/");
+    wait_for_answer(&topology.client, &url, "web1")?;
+
+    let wait_for_problem = |problem: &str| {
+        wait::until(&format!("the problem “{problem}”"), SOON, || {
+            let problems = xlb.status()?.problems;
+            let as_expected = match problems.as_slice() {
+                [] => problem.is_empty(),
+                [one] => !problem.is_empty() && one.contains(problem),
+                _ => false,
+            };
+            Ok(as_expected.then_some(()))
+        })
+    };
+    wait_for_problem("")?;
+    topology.balancer.ip("link set eth0 down")?;
+    wait_for_problem("eth0 is down")?;
+    topology.balancer.ip("link set eth0 up")?;
+    wait_for_problem("")?;
+    wait_for_answer(&topology.client, &url, "web1")?;
+
+    topology.balancer.ip("link del eth0")?;
+    wait_for_problem("eth0 doesn't exist")?;
+    topology.reconnect_client()?;
+    wait_for_problem("")?;
+    xlb.wait_until_healthy(HEALTH)?;
+    wait_for_answer(&topology.client, &url, "web1")?;
+    ensure!(
+        xlb.status()?.interfaces.len() == 1,
+        "the interface that is gone is still listed"
+    );
+    xlb.stop()
+}

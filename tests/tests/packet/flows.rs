@@ -232,6 +232,7 @@ fn an_idle_flow_is_over() {
         (swept.established, swept.half_open, swept.removed),
         (1, 0, 2)
     );
+    assert_eq!(swept.by_target[..4], [0, 0, 1, 0]);
     lab.run(Hook::Eth0, &client(SYN, 5000));
     sleep(Duration::from_millis(1_200));
     lab.run(Hook::Eth0, &client(SYN, 5000));

@@ -49,3 +49,58 @@ fn replies_are_seen_on_a_port_of_a_bridge() {
     host.interfaces.get_mut(&ETH0).unwrap().controller = Some(BRIDGE);
     assert_eq!(problems(&host), []);
 }
+
+/// Generic XDP sends by the stack; that needs no driver, but Ethernet.
+#[test]
+fn generic_mode_redirects_to_ethernet_only() {
+    let config = config(&group(":80", "targets = [\":1\"]"));
+    let mut host = host();
+    for (index, ethernet) in [(30, true), (31, false)] {
+        let mut device = interface(index, "v", [10, 9, 0, 1]);
+        device.xdp_features = None;
+        device.ethernet = ethernet;
+        host.interfaces.insert(index, device);
+    }
+    let flags = |hook, index| {
+        wanted(&config, &host, hook, healthy)
+            .state
+            .interfaces
+            .get(&index)
+            .map(|entry| entry.flags)
+    };
+    assert_eq!(flags(XdpHook::Generic, 30), Some(InterfaceEntry::REDIRECT));
+    assert_eq!(flags(XdpHook::Generic, 31), Some(0));
+    assert_eq!(flags(XdpHook::Native, 30), Some(0));
+}
+
+#[test]
+fn an_interface_that_goes_is_a_problem_and_stops_nothing_else() {
+    let config = config(&group("10.0.1.1:80", "targets = [\":1\"]"));
+    let whole = host();
+    let mut down = host();
+    down.interfaces.get_mut(&ETH0).unwrap().up = false;
+    let mut tunnel = host();
+    tunnel.interfaces.get_mut(&ETH0).unwrap().ethernet = false;
+    let mut gone = host();
+    gone.interfaces.remove(&ETH0);
+    let name = || "eth0".to_owned();
+    let similar = vec!["eth1".to_owned()];
+    let cases = [
+        (whole, vec![]),
+        (down, vec![Problem::InterfaceDown { name: name() }]),
+        (tunnel, vec![Problem::NotEthernet { name: name() }]),
+        (
+            gone,
+            vec![Problem::NoInterface {
+                name: name(),
+                similar,
+            }],
+        ),
+    ];
+    for (host, problems) in cases {
+        let wanted = wanted(&config, &host, XdpHook::Native, healthy);
+        assert_eq!(wanted.problems, problems);
+        assert_eq!(wanted.state.listeners.len(), 1);
+        assert_eq!(wanted.state.targets.len(), 1);
+    }
+}
