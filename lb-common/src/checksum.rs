@@ -5,7 +5,7 @@
 //! memory: the ones' complement sum is independent of byte order (RFC 1071,
 //! section 2 (B)), as long as both sides use the same one.
 
-use crate::wire::{Be16, Ipv4};
+use crate::wire::Be16;
 
 /// The difference that a rewrite makes to a ones' complement sum.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -28,13 +28,47 @@ impl Delta {
         self.word(from.raw(), to.raw())
     }
 
-    /// Replaces an IPv4 address.
+    /// Replaces two words, aligned to the checksum's words.
     #[inline(always)]
     #[must_use]
-    pub const fn ipv4(self, from: Ipv4, to: Ipv4) -> Self {
-        let (from, to) = (from.raw(), to.raw());
+    pub const fn long(self, from: u32, to: u32) -> Self {
         self.word(from as u16, to as u16)
             .word((from >> 16) as u16, (to >> 16) as u16)
+    }
+
+    /// Adds two words that were not there before.
+    #[inline(always)]
+    #[must_use]
+    pub const fn add_long(self, value: u32) -> Self {
+        self.add(value as u16).add((value >> 16) as u16)
+    }
+
+    /// Adds a word that was not there before.
+    #[inline(always)]
+    #[must_use]
+    pub const fn add(self, value: u16) -> Self {
+        Self(self.0 + value as u32)
+    }
+
+    /// Takes a word away.
+    #[inline(always)]
+    #[must_use]
+    pub const fn remove(self, value: u16) -> Self {
+        Self(self.0 + !value as u32)
+    }
+
+    /// Adds a sum as `bpf_csum_diff` returns it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn add_sum(self, sum: u32) -> Self {
+        self.add(fold(sum))
+    }
+
+    /// The checksum of what was added, where nothing was before.
+    #[inline(always)]
+    #[must_use]
+    pub const fn finish(self) -> u16 {
+        self.apply(0xFFFF)
     }
 
     /// The checksum (as it lies in memory) after the rewrite.
@@ -73,6 +107,7 @@ pub const fn equal(a: u16, b: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Address as _, Ipv6};
     use proptest::prelude::*;
 
     /// RFC 1071 as it is written down, over everything, in wire order.
@@ -113,10 +148,10 @@ mod tests {
             ports: [[u8; 2]; 2],
         ) {
             let before = naive(&bytes);
-            let old = |at: usize| Ipv4::from_bytes(bytes[at..at + 4].try_into().unwrap());
+            let old = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
             let delta = Delta::NONE
-                .ipv4(old(0), Ipv4::from_bytes(addresses[0]))
-                .ipv4(old(4), Ipv4::from_bytes(addresses[1]))
+                .long(old(0), u32::from_ne_bytes(addresses[0]))
+                .long(old(4), u32::from_ne_bytes(addresses[1]))
                 .port(Be16::from_bytes([bytes[8], bytes[9]]), Be16::from_bytes(ports[0]))
                 .port(Be16::from_bytes([bytes[10], bytes[11]]), Be16::from_bytes(ports[1]));
             bytes[..4].copy_from_slice(&addresses[0]);
@@ -129,9 +164,22 @@ mod tests {
 
         #[test]
         fn there_and_back_changes_nothing(checksum: u16, from: u32, to: u32) {
-            let (from, to) = (Ipv4::from_bytes(from.to_ne_bytes()), Ipv4::from_bytes(to.to_ne_bytes()));
-            let there = Delta::NONE.ipv4(from, to).apply(checksum);
-            prop_assert!(equal(Delta::NONE.ipv4(to, from).apply(there), checksum));
+            let there = Delta::NONE.long(from, to).apply(checksum);
+            prop_assert!(equal(Delta::NONE.long(to, from).apply(there), checksum));
+        }
+
+        #[test]
+        fn ipv6_addresses_are_replaced_word_by_word(bytes: [u8; 16], other: [u8; 16]) {
+            let (from, to) = (Ipv6::from_bytes(bytes), Ipv6::from_bytes(other));
+            let got = from.replace(to, Delta::NONE).apply(naive(&bytes).to_be());
+            prop_assert!(equal(u16::from_be(got), naive(&other)));
+        }
+
+        #[test]
+        fn what_is_added_has_the_full_checksum(values in proptest::collection::vec(any::<u32>(), 1..40)) {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
+            let sum = values.iter().fold(Delta::NONE, |sum, &value| sum.add_long(value));
+            prop_assert!(equal(u16::from_be(sum.finish()), naive(&bytes)));
         }
     }
 }

@@ -63,14 +63,32 @@ reasons! {
         BadIpHeader = "bad_ip_header", false;
         /// Total length is below the headers' or beyond the frame's end.
         BadTotalLength = "bad_total_length", false;
-        /// Neither TCP nor UDP.
+        /// Neither TCP, UDP nor an ICMP error of a flow.
         OtherProtocol = "other_protocol", false;
-        /// An IP fragment: it has no ports to balance by.
+        /// A later IP fragment without ports, whose first has not been seen or
+        /// was not ours.
         Fragment = "fragment", false;
+        /// IPv6 extension headers that xlb doesn't know, or too many of them.
+        ExtensionHeaders = "extension_headers", false;
         /// TCP's data offset is below 5 or beyond the packet's end.
         BadTcpHeader = "bad_tcp_header", false;
         /// UDP's length is below 8 or beyond the packet's end.
         BadUdpLength = "bad_udp_length", false;
+        /// A later fragment to an address of xlb's own came before its first.
+        FragmentOrder = "fragment_out_of_order", true;
+        /// The listener's security group doesn't allow the source.
+        Denied = "denied", true;
+        /// The listener has had its new flows for this second.
+        NewFlowLimit = "new_flow_limit", true;
+        /// The source's prefix has had its new flows for this second.
+        SourceLimit = "source_limit", true;
+        /// Every target that was tried has as many flows as it may.
+        TargetLimit = "target_limit", true;
+        /// Of a flow that was idle for too long or has lost its target: the
+        /// sender got a RST.
+        FlowReset = "flow_reset", true;
+        /// An echo request to an address of xlb's own: it was answered.
+        EchoAnswered = "echo_answered", true;
         /// The listener's group has no target that takes new flows.
         NoTarget = "no_target", true;
         /// Every source port that was tried for this target is taken.
@@ -85,11 +103,14 @@ reasons! {
         NoRoute = "no_route", true;
         /// `ip_forward` is off on the interface that the packet came in by.
         ForwardingDisabled = "forwarding_disabled", true;
-        /// The packet is larger than the MTU of the way out.
+        /// The packet is larger than the MTU of the way out: the sender is told,
+        /// unless too many are told already.
         TooBig = "too_big", true;
         /// The driver has no room for the note to the tc program, which would
         /// have sent the packet where XDP can't.
         NoMetadata = "no_metadata", true;
+        /// The driver has no room for an outer header in front of frames.
+        NoHeadroom = "no_headroom", true;
         /// A helper that can't fail failed: a bug, please report it.
         Internal = "internal_error", true;
     }

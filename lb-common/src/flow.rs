@@ -6,8 +6,8 @@
 //! follows from the entry: see [`Endpoints::reversed`].
 
 use crate::{
-    tcp::{Direction, State},
-    wire::{Address, Be16, Ipv4},
+    tcp::{Direction, Flags, State},
+    wire::{Address, Be16, Ipv4, Ipv6},
 };
 
 /// Source and destination of a packet: half a flow key, and all of a rewrite.
@@ -66,7 +66,7 @@ impl<A: Address> FlowKey<A> {
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct FlowEntry<A> {
-    /// What the packet leaves with.
+    /// What the packet leaves with. A [`FlowEntry::DSR`] flow leaves as it came.
     pub rewrite: Endpoints<A>,
     /// The target's id, an index of the target array.
     pub target: u32,
@@ -80,7 +80,7 @@ pub struct FlowEntry<A> {
     pub listener: u16,
     /// [`State`] bits.
     pub state: u8,
-    /// [`FlowEntry::REPLY`] and [`FlowEntry::LOCAL`].
+    /// Bits, see the constants.
     pub flags: u8,
 }
 
@@ -90,6 +90,8 @@ impl<A: Address> FlowEntry<A> {
     /// The target is this host: forward packets go up the stack, replies are
     /// rewritten on egress.
     pub const LOCAL: u8 = 0x02;
+    /// Replies don't come by here, so there is no entry for them.
+    pub const DSR: u8 = 0x04;
 
     #[inline(always)]
     pub fn direction(&self) -> Direction {
@@ -103,6 +105,21 @@ impl<A: Address> FlowEntry<A> {
     #[inline(always)]
     pub fn is_local(&self) -> bool {
         self.flags & Self::LOCAL != 0
+    }
+
+    #[inline(always)]
+    pub fn is_dsr(&self) -> bool {
+        self.flags & Self::DSR != 0
+    }
+
+    /// The state after a packet of this direction.
+    #[inline(always)]
+    pub fn state_after(&self, flags: Flags) -> State {
+        if self.is_dsr() {
+            self.state().after_one_sided(flags)
+        } else {
+            self.state().after(self.direction(), flags)
+        }
     }
 
     #[inline(always)]
@@ -129,5 +146,14 @@ impl<A: Address> FlowEntry<A> {
 
 pub type FlowKey4 = FlowKey<Ipv4>;
 pub type FlowEntry4 = FlowEntry<Ipv4>;
+pub type FlowKey6 = FlowKey<Ipv6>;
+pub type FlowEntry6 = FlowEntry<Ipv6>;
 
-crate::map_value!(FlowKey<Ipv4>, FlowEntry<Ipv4>, Endpoints<Ipv4>);
+crate::map_value!(
+    FlowKey<Ipv4>,
+    FlowEntry<Ipv4>,
+    Endpoints<Ipv4>,
+    FlowKey<Ipv6>,
+    FlowEntry<Ipv6>,
+    Endpoints<Ipv6>,
+);

@@ -7,7 +7,7 @@
 use crate::{flow::FlowKey, wire::Address};
 
 #[inline(always)]
-const fn mix(mut word: u64) -> u64 {
+pub const fn mix(mut word: u64) -> u64 {
     word ^= word >> 33;
     word = word.wrapping_mul(0xFF51_AFD7_ED55_8CCD);
     word ^= word >> 33;
@@ -21,9 +21,25 @@ pub fn flow<A: Address>(hash_key: u64, key: &FlowKey<A>) -> u64 {
     let ports = u64::from(key.endpoints.source_port.raw()) << 32
         | u64::from(key.endpoints.destination_port.raw()) << 16
         | u64::from(key.protocol);
-    let hash = mix(hash_key ^ key.endpoints.source.fold());
-    let hash = mix(hash ^ key.endpoints.destination.fold() ^ hash_key.rotate_left(32));
+    let hash = key.endpoints.source.hash_into(hash_key);
+    let hash = key
+        .endpoints
+        .destination
+        .hash_into(hash ^ hash_key.rotate_left(32));
     mix(hash ^ ports)
+}
+
+/// The hash of a flow's source address alone (source-IP stickiness): whatever
+/// port and listener a client uses, it is the same.
+#[inline(always)]
+pub fn source<A: Address>(hash_key: u64, key: &FlowKey<A>) -> u64 {
+    mix(key.endpoints.source.hash_into(hash_key))
+}
+
+/// The hash of a flow's destination port alone.
+#[inline(always)]
+pub fn destination_port<A: Address>(hash_key: u64, key: &FlowKey<A>) -> u64 {
+    mix(hash_key ^ u64::from(key.endpoints.destination_port.raw()))
 }
 
 /// Maps the upper half of a hash evenly onto `0..bound` without a division.

@@ -1,18 +1,33 @@
 //! The map layouts' version, and the tests that pin what it stands for.
 
 /// Moves on with every change of a map's key, value or meaning.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 #[cfg(test)]
 mod tests {
-    use crate::{counters::*, flow::*, listener::*, settings::*, target::*};
+    use crate::{
+        Ipv4, Ipv6, counters::*, flow::*, fragment::*, listener::*, security_group::*, settings::*,
+        target::*,
+    };
     use core::mem::{offset_of, size_of};
 
     #[test]
     fn sizes() {
         assert_eq!(size_of::<FlowKey4>(), 16);
         assert_eq!(size_of::<FlowEntry4>(), 28);
+        assert_eq!(size_of::<FlowKey6>(), 40);
+        assert_eq!(size_of::<FlowEntry6>(), 52);
+        assert_eq!(size_of::<FragmentKey<Ipv4>>(), 16);
+        assert_eq!(size_of::<FragmentKey<Ipv6>>(), 40);
+        assert_eq!(size_of::<FragmentEntry>(), 4);
+        assert_eq!(size_of::<SourceKey<Ipv4>>(), 8);
+        assert_eq!(size_of::<SourceKey<Ipv6>>(), 20);
         assert_eq!(size_of::<ListenerKey4>(), 8);
+        assert_eq!(size_of::<ListenerKey6>(), 20);
+        assert_eq!(size_of::<ListenerLimits>(), 16);
+        assert_eq!(size_of::<Window>(), 8);
+        assert_eq!(size_of::<SourceRateKey>(), 20);
+        assert_eq!(size_of::<VipEntry>(), 4);
         assert_eq!(size_of::<ListenerEntry>(), 16);
         assert_eq!(size_of::<TargetEntry>(), 64);
         assert_eq!(size_of::<Settings>(), 24);
@@ -27,7 +42,11 @@ mod tests {
         assert_eq!(offset_of!(FlowEntry4, last_seen), 20);
         assert_eq!(offset_of!(FlowEntry4, flags), 27);
         assert_eq!(offset_of!(TargetEntry, generation), 36);
-        assert_eq!(offset_of!(TargetEntry, padding), 44);
+        assert_eq!(offset_of!(TargetEntry, max_flows), 44);
+        assert_eq!(offset_of!(TargetEntry, encapsulation), 56);
+        assert_eq!(offset_of!(TargetEntry, padding), 58);
+        assert_eq!(offset_of!(ListenerKey4, port), 6);
+        assert_eq!(offset_of!(ListenerKey6, port), 18);
     }
 
     #[test]

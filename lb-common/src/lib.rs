@@ -14,20 +14,24 @@
 pub mod checksum;
 pub mod counters;
 pub mod flow;
+pub mod fragment;
 pub mod hash;
 pub mod layout;
 pub mod limits;
 pub mod listener;
+pub mod security_group;
 pub mod settings;
 pub mod target;
 pub mod tcp;
 pub mod wire;
 
-pub use wire::{Address, Be16, Ipv4};
+pub use wire::{Address, Be16, Ipv4, Ipv6};
 
 /// Implements the marker that lets the agent hand a value to the kernel.
 macro_rules! map_value {
     ($($name:ty),+ $(,)?) => {$(
+        // Named without the feature too.
+        const _: usize = size_of::<$name>();
         // SAFETY: the type is repr(C), holds only integers, and its padding is
         // explicit (pinned by the `layout` tests), so any bit pattern is valid
         // and no byte is uninitialised.

@@ -48,3 +48,21 @@ pub const NO_TARGET: u16 = u16::MAX;
 /// Addresses of listeners at the most: one that listens on every address of
 /// its interfaces takes one for each.
 pub const MAX_LISTENER_ADDRESSES: u32 = 16_384;
+/// IPv6 extension headers that the parser walks through, and their bytes.
+pub const MAX_EXTENSION_HEADERS: usize = 6;
+pub const MAX_EXTENSION_BYTES: usize = 256;
+/// Datagrams whose fragments are followed at once, per address family.
+pub const MAX_FRAGMENTED: u32 = 16_384;
+/// Prefixes of all security groups together, per address family.
+pub const MAX_SECURITY_PREFIXES: u32 = 131_072;
+/// Security groups at the most: one a listener, and id 0 is none.
+pub const MAX_SECURITY_GROUPS: u32 = MAX_LISTENERS;
+/// Port prefixes of all listeners with port ranges, per address family. A range
+/// takes up to 30.
+pub const MAX_LISTENER_RANGES: u32 = 65_536;
+/// Source prefixes whose new flows are counted at once.
+pub const MAX_SOURCE_RATES: u32 = 65_536;
+/// "Too big" messages that one CPU sends in a second at the most.
+pub const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
+/// Link-layer addresses of this host that the data path can know.
+pub const MAX_MACS: u32 = 1_024;

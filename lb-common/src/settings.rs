@@ -11,10 +11,11 @@ pub struct Settings {
     /// Key of the flow hash: every node of a cluster must have the same one,
     /// and a sender who knows it can aim at one target.
     pub hash_key: u64,
-    /// TCP before the handshake is complete, and UDP before a reply.
+    /// TCP before the handshake is complete, and UDP before the client has sent
+    /// again after a reply.
     pub half_open_timeout: u32,
     pub established_timeout: u32,
-    /// TCP after a FIN or a RST.
+    /// TCP after both FINs or a RST.
     pub closing_timeout: u32,
     pub udp_timeout: u32,
 }
@@ -23,12 +24,12 @@ impl Settings {
     /// Seconds without a packet after which a flow in this state is over.
     #[inline(always)]
     pub const fn timeout(&self, state: State, protocol: u8) -> u32 {
-        if !state.has(State::CONFIRMED) {
+        if protocol != flow::UDP && state.is_closed() {
+            self.closing_timeout
+        } else if !state.has(State::CONFIRMED) {
             self.half_open_timeout
         } else if protocol == flow::UDP {
             self.udp_timeout
-        } else if state.is_closed() {
-            self.closing_timeout
         } else {
             self.established_timeout
         }

@@ -60,14 +60,17 @@ impl State {
     ///
     /// A reply counts only if it isn't a reset, and a forward packet confirms
     /// only what was replied to, without SYN: a spoofed source can draw a
-    /// SYN-ACK from a target but never answers it.
+    /// SYN-ACK from a target but never answers it. A reset is believed until
+    /// the connection goes on: nobody here knows the sequence numbers that
+    /// would tell a real one (RFC 5961, section 3), and who was really reset
+    /// answers whatever comes by another.
     #[inline(always)]
     #[must_use]
     pub const fn after(self, direction: Direction, flags: Flags) -> Self {
-        let mut bits = self.0;
         if flags.has(Flags::RST) {
-            return Self(bits | Self::RESET);
+            return Self(self.0 | Self::RESET);
         }
+        let mut bits = self.0 & !Self::RESET;
         match direction {
             Direction::Reply => {
                 bits |= Self::REPLIED;
@@ -83,6 +86,28 @@ impl State {
                     bits |= Self::FORWARD_FIN;
                 }
             }
+        }
+        Self(bits)
+    }
+
+    /// As [`State::after`] for a flow whose replies go past us (`dsr`). Nothing
+    /// shows that the target has answered but the client going on: two packets
+    /// behind the SYN confirm the flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn after_one_sided(self, flags: Flags) -> Self {
+        if flags.has(Flags::RST) {
+            return Self(self.0 | Self::RESET);
+        }
+        let mut bits = self.0 & !Self::RESET;
+        if self.has(Self::REPLIED) && !flags.has(Flags::SYN) {
+            bits |= Self::CONFIRMED;
+        }
+        if !flags.has(Flags::SYN) {
+            bits |= Self::REPLIED;
+        }
+        if flags.has(Flags::FIN) {
+            bits |= Self::FORWARD_FIN | Self::REPLY_FIN;
         }
         Self(bits)
     }
@@ -128,6 +153,22 @@ mod tests {
     }
 
     #[test]
+    fn one_sided_flows_are_confirmed_by_going_on() {
+        let run = |flags: &[u8]| {
+            flags.iter().fold(State::default(), |state, &flags| {
+                state.after_one_sided(Flags(flags))
+            })
+        };
+        let (syn, ack) = (Flags::SYN, Flags::ACK);
+        assert!(!run(&[syn, syn, syn]).has(State::CONFIRMED));
+        assert!(!run(&[syn, ack]).has(State::CONFIRMED));
+        assert!(!run(&[ack]).has(State::CONFIRMED));
+        assert!(run(&[syn, ack, ack]).has(State::CONFIRMED));
+        assert!(run(&[syn, ack, ack, Flags::FIN | ack]).is_closed());
+        assert!(run(&[syn, Flags::RST]).is_closed());
+    }
+
+    #[test]
     fn acks_alone_confirm_nothing() {
         assert_eq!(run(&[(Forward, Flags::ACK), (Forward, Flags::ACK)]).0, 0);
     }
@@ -138,6 +179,8 @@ mod tests {
         assert!(run(&[(Reply, Flags::FIN | Flags::ACK)]).has(State::REPLY_FIN));
         let reset = run(&[(Reply, Flags::RST)]);
         assert!(reset.has(State::RESET) && !reset.has(State::REPLIED) && reset.is_closed());
+        // One that goes on was not reset.
+        assert!(!reset.after(Forward, Flags(Flags::ACK)).is_closed());
         // A half-closed connection may go on for long.
         let half = run(&[(Forward, Flags::FIN | Flags::ACK)]);
         assert!(!half.is_closed() && half.after(Reply, Flags(Flags::FIN)).is_closed());

@@ -2,52 +2,116 @@
 //! and of remote ones where XDP isn't attached to the interface that they come
 //! in by. They get the listener's address and port back.
 
-use aya_ebpf::{bindings::BPF_F_MARK_MANGLED_0, programs::TcContext};
-use lb_common::{
-    Address, Ipv4,
-    counters::DropReason,
-    flow::{Endpoints, FlowEntry, TCP},
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    programs::TcContext,
 };
+use lb_common::{
+    Ipv4, Ipv6,
+    counters::DropReason,
+    flow::{Endpoints, TCP},
+};
+
+use network_types::udp::UdpHdr;
 
 use crate::{
-    family::{Family, PSEUDO_HEADER},
-    flow::{self, Clock, Hook},
+    family::Family,
+    flow::{self, Clock, Hook, Known},
+    fragment, icmp,
+    max_segment::{self, Replaced},
     nat::{self, TCP_CHECKSUM, UDP_CHECKSUM},
     packet::Packet,
-    parse::{self, Parsed},
+    parse::{self, Parsed, ethernet, transport::TCP_DATA_OFFSET},
     stats,
+    work::{User, Work},
 };
 
-/// Headers are at most this long; more of an skb than that is never read.
-const HEADERS: u32 = 14 + 8 + 60 + 20;
+/// Headers are at most this long, mostly; more of an skb than that is never
+/// made linear.
+const HEADERS: u32 = 14 + 8 + 60 + 8 + 60 + 20;
 
 /// Rewrites a packet if it is a reply of a flow. Anything else is an error with
 /// a reason that isn't a drop.
 #[inline(always)]
 pub fn reply(ctx: &TcContext) -> Result<(), DropReason> {
-    let parsed = match parse_skb(ctx) {
+    match translate(ctx) {
         Err(DropReason::Truncated) => {
             // The headers may lie in the skb's fragments.
             ctx.pull_data(HEADERS.min(ctx.len()))
                 .map_err(|_| DropReason::Truncated)?;
-            parse_skb(ctx)?
+            translate(ctx)
         }
-        parsed => parsed?,
-    };
-    let clock = Clock::now()?;
-    let flow = flow::find(&parsed, &clock, Hook::Egress).ok_or(DropReason::NotOurs)?;
-    let segments = u64::from(segments(ctx)).max(1);
-    stats::traffic(
-        &flow,
-        segments,
-        u64::from(ctx.len()) - parsed.network as u64,
-    );
-    rewrite(ctx, &parsed, &flow).ok_or(DropReason::Internal)
+        result => result,
+    }
 }
 
 #[inline(always)]
-fn parse_skb(ctx: &TcContext) -> Result<Parsed<Ipv4>, DropReason> {
-    parse::parse(&Packet::of_skb(ctx), ctx.len() as usize)
+fn translate(ctx: &TcContext) -> Result<(), DropReason> {
+    match ethernet::parse(&Packet::of_skb(ctx))?.ethertype {
+        Ipv4::ETHERTYPE => reply_of::<Ipv4>(ctx.skb.skb),
+        Ipv6::ETHERTYPE => reply_of::<Ipv6>(ctx.skb.skb),
+        _ => Err(DropReason::NotIp),
+    }
+}
+
+#[inline(always)]
+fn reply_of<F: Family>(skb: *mut __sk_buff) -> Result<(), DropReason> {
+    let work = Work::<F>::of_this_cpu(User::Egress).ok_or(DropReason::Internal)?;
+    parse(skb, work)?;
+    if work.parsed.ip.protocol == F::ICMP {
+        find_error(skb, work)?;
+        return rewrite_error(skb, work);
+    }
+    find(skb, work)?;
+    rewrite(skb, work)
+}
+
+#[inline(never)]
+fn parse<F: Family>(skb: *mut __sk_buff, work: &mut Work<F>) -> Result<(), DropReason> {
+    parse::frame(&Packet::of_skb(&TcContext::new(skb)), &mut work.parsed)
+}
+
+#[inline(never)]
+fn find_error<F: Family>(skb: *mut __sk_buff, work: &mut Work<F>) -> Result<(), DropReason> {
+    icmp::find_on_egress(&Packet::of_skb(&TcContext::new(skb)), work)
+}
+
+#[inline(never)]
+fn rewrite_error<F: Family>(skb: *mut __sk_buff, work: &mut Work<F>) -> Result<(), DropReason> {
+    icmp::translate_on_egress(&Packet::of_skb(&TcContext::new(skb)), work)
+}
+
+#[inline(never)]
+fn find<F: Family>(skb: *mut __sk_buff, work: &mut Work<F>) -> Result<(), DropReason> {
+    let ctx = &TcContext::new(skb);
+    match flow::find(work, &Clock::now(), Hook::Egress) {
+        Known::Flow => {}
+        // Its client has been told, or will be when it goes on.
+        Known::Over => return Err(DropReason::FlowReset),
+        Known::Nothing => return Err(DropReason::NotOurs),
+    }
+    fragment::remember(&work.parsed);
+    count(ctx, work);
+    Ok(())
+}
+
+/// Counts a reply as what it will be on the wire: a super-packet's headers
+/// stand in each of its packets.
+#[inline(always)]
+fn count<F: Family>(ctx: &TcContext, work: &Work<F>) {
+    let ip = &work.parsed.ip;
+    let segments = u64::from(segments(ctx)).max(1);
+    let transport = if ip.protocol == TCP {
+        let words: u8 = Packet::of_skb(ctx)
+            .read(ip.payload() + TCP_DATA_OFFSET)
+            .unwrap_or_default();
+        usize::from(words >> 4) * 4
+    } else {
+        UdpHdr::LEN
+    };
+    let headers = (ip.payload() - ip.network() + transport) as u64;
+    let bytes = u64::from(ctx.len()) - ip.network() as u64 + (segments - 1) * headers;
+    stats::traffic(&work.flow, segments, bytes);
 }
 
 /// Packets that a super-packet will become on the wire.
@@ -57,43 +121,82 @@ fn segments(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).gso_segs }
 }
 
+#[inline(never)]
+fn rewrite<F: Family>(skb: *mut __sk_buff, work: &mut Work<F>) -> Result<(), DropReason> {
+    let ctx = &TcContext::new(skb);
+    let replaced = max_segment::lower(&Packet::of_skb(ctx), &work.parsed, &work.flow);
+    if let Some(Replaced { from, to }) = replaced {
+        let at = work.parsed.ip.payload() + TCP_CHECKSUM;
+        ctx.l4_csum_replace(at, from.into(), to.into(), size_of::<u16>() as u64)
+            .map_err(|_| DropReason::Internal)?;
+    }
+    write(ctx, &work.parsed, &work.flow.rewrite).ok_or(DropReason::Internal)
+}
+
 /// Checksums go through the helpers, since only the kernel knows whether the
 /// skb's is complete or still to be filled in by the device.
 #[inline(always)]
-fn rewrite<F: Family>(ctx: &TcContext, parsed: &Parsed<F>, flow: &FlowEntry<F>) -> Option<()> {
-    let (from, to) = (&parsed.key.endpoints, &flow.rewrite);
-    let (at, flags) = if parsed.key.protocol() == TCP {
-        (parsed.transport + TCP_CHECKSUM, 0)
-    } else {
-        (
-            parsed.transport + UDP_CHECKSUM,
-            u64::from(BPF_F_MARK_MANGLED_0),
-        )
-    };
-    F::replace_in_checksum(ctx, at, from, to, flags | PSEUDO_HEADER)?;
-    replace_port(ctx, at, from, to, flags)?;
+fn write<F: Family>(ctx: &TcContext, parsed: &Parsed<F>, to: &Endpoints<F>) -> Option<()> {
+    let from = &parsed.key.endpoints;
+    if parsed.has_transport() {
+        let (at, flags) = if parsed.key.protocol() == TCP {
+            (TCP_CHECKSUM, 0)
+        } else {
+            (UDP_CHECKSUM, u64::from(BPF_F_MARK_MANGLED_0))
+        };
+        let at = parsed.ip.payload() + at;
+        replace_address(ctx, at, from.source, to.source, flags)?;
+        replace_address(ctx, at, from.destination, to.destination, flags)?;
+        replace_ports(ctx, at, from, to, flags)?;
+    }
     // Anew, for the helpers have moved what the verifier knows of the packet.
     let packet = Packet::of_skb(ctx);
-    nat::write_ports(&packet, parsed, to)?;
-    F::rewrite_header(
-        &packet,
-        parsed.network,
-        to,
-        F::delta(from, to),
-        parsed.time_to_live,
-    )
+    if parsed.has_transport() {
+        nat::write_ports(&packet, parsed.ip.payload(), to)?;
+    }
+    F::rewrite_header(&packet, parsed.ip.network(), to, parsed.ip.time_to_live)
 }
 
-/// A reply's destination port, the client's, is never rewritten.
+/// The pseudo-header's part.
 #[inline(always)]
-fn replace_port<F: Address>(
+fn replace_address<F: Family>(
+    ctx: &TcContext,
+    checksum: usize,
+    from: F,
+    to: F,
+    flags: u64,
+) -> Option<()> {
+    if from == to {
+        return Some(());
+    }
+    let flags = flags | u64::from(BPF_F_PSEUDO_HDR) | size_of::<u32>() as u64;
+    let words = size_of::<F>() / size_of::<u32>();
+    let pairs = from.to_wide().into_iter().zip(to.to_wide()).take(words);
+    for (from, to) in pairs {
+        ctx.l4_csum_replace(checksum, from.into(), to.into(), flags)
+            .ok()?;
+    }
+    Some(())
+}
+
+/// The ports' part.
+#[inline(always)]
+fn replace_ports<F: Family>(
     ctx: &TcContext,
     checksum: usize,
     from: &Endpoints<F>,
     to: &Endpoints<F>,
     flags: u64,
 ) -> Option<()> {
-    let (from, to) = (from.source_port.raw().into(), to.source_port.raw().into());
-    ctx.l4_csum_replace(checksum, from, to, flags | size_of::<u16>() as u64)
-        .ok()
+    let flags = flags | size_of::<u16>() as u64;
+    for (from, to) in [
+        (from.source_port, to.source_port),
+        (from.destination_port, to.destination_port),
+    ] {
+        if from != to {
+            ctx.l4_csum_replace(checksum, from.raw().into(), to.raw().into(), flags)
+                .ok()?;
+        }
+    }
+    Some(())
 }

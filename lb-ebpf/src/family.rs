@@ -1,164 +1,338 @@
 //! What differs between address families on the packet's way: the maps that
-//! hold their keys, and the header that a rewrite touches.
+//! hold their keys, the IP header, and the numbers of ICMP.
 
-use aya_ebpf::{
-    bindings::{BPF_F_PSEUDO_HDR, bpf_fib_lookup},
-    programs::TcContext,
-};
+use aya_ebpf::bindings::bpf_fib_lookup;
 use lb_common::{
-    Address, Ipv4,
-    checksum::Delta,
-    flow::{Endpoints, FlowEntry, FlowKey},
-    listener::{ListenerEntry, ListenerKey},
+    Address, Be16, Ipv4, Ipv6, checksum::Delta, counters::DropReason, flow::Endpoints,
+    listener::ListenerLimits,
 };
-use network_types::ip::Ipv4Hdr;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
     maps,
     packet::Packet,
+    parse::{Ip, ethernet, ipv4, ipv6},
     select::{self, Search},
 };
 
 /// An address family, named by its address type.
 pub trait Family: Address + 'static {
-    /// Of the flow table. Pointers into it stay valid for the packet, since
-    /// the kernel frees entries after an RCU grace period.
-    fn established(key: &FlowKey<Self>) -> Option<*mut FlowEntry<Self>>;
-    fn half_open(key: &FlowKey<Self>) -> Option<*mut FlowEntry<Self>>;
-    fn insert_established(key: &FlowKey<Self>, entry: &FlowEntry<Self>) -> bool;
-    /// `flags` as for `bpf_map_update_elem`. Returns whether it was inserted.
-    fn insert_half_open(key: &FlowKey<Self>, entry: &FlowEntry<Self>, flags: u64) -> bool;
-    fn remove_established(key: &FlowKey<Self>);
-    fn remove_half_open(key: &FlowKey<Self>);
-    fn listener(key: &ListenerKey<Self>) -> Option<ListenerEntry>;
-    /// Runs [`crate::select`]'s search; 0 if it found a target.
-    fn search(search: &mut Search<Self>) -> u32;
+    const ETHERTYPE: u16;
+    /// Bytes of a header without options or extensions.
+    const HEADER: usize;
+    /// Of the family's slots, see [`crate::work`].
+    const INDEX: u32;
+    /// Linux's number of the family (`AF_…`).
+    const LINUX_FAMILY: u8;
+    /// The protocol number of its ICMP, and what it needs of it.
+    const ICMP: u8;
+    const ECHO_REQUEST: u8;
+    const ECHO_REPLY: u8;
+    /// Type and code of "it doesn't fit".
+    const TOO_BIG: [u8; 2];
+    /// Whether its ICMP's checksum covers the addresses.
+    const ICMP_PSEUDO_HEADER: bool;
 
-    /// The change of source and destination in a ones' complement sum.
-    fn delta(from: &Endpoints<Self>, to: &Endpoints<Self>) -> Delta;
+    fn established() -> &'static maps::Established<Self>;
+    fn half_open() -> &'static maps::HalfOpen<Self>;
+    fn fragments() -> &'static maps::Fragments<Self>;
+    fn vips() -> &'static maps::Vips<Self>;
+    fn listeners() -> &'static maps::Listeners<Self>;
+    fn listener_ranges() -> &'static maps::ListenerRanges<Self>;
+    fn security() -> &'static maps::Security<Self>;
+    /// Runs [`crate::select`]'s search.
+    fn search(search: &mut Search<Self>);
+    /// Bits of the source prefix whose new flows are counted together.
+    fn source_prefix(limits: &ListenerLimits) -> u32;
+
+    fn parse(packet: &Packet, network: usize) -> Result<Ip<Self>, DropReason>;
+    /// The packet that an ICMP message quotes.
+    fn parse_quoted(packet: &Packet, network: usize) -> Result<Ip<Self>, DropReason>;
+    /// Whether an ICMP type is an error, which quotes a packet.
+    fn is_error(icmp_type: u8) -> bool;
+
     /// Writes the addresses and the time to live, and mends the header's
     /// checksum where the family has one; `None` if the header isn't there.
     fn rewrite_header(
         packet: &Packet,
-        offset: usize,
+        network: usize,
         to: &Endpoints<Self>,
-        delta: Delta,
         time_to_live: u8,
     ) -> Option<()>;
-    /// Replaces the addresses in an skb's transport checksum at `offset`;
-    /// `flags` as for `bpf_l4_csum_replace`, without the size.
-    fn replace_in_checksum(
-        ctx: &TcContext,
-        offset: usize,
-        from: &Endpoints<Self>,
-        to: &Endpoints<Self>,
-        flags: u64,
-    ) -> Option<()>;
-    /// Sets family and addresses of a route look-up.
-    fn fill_route(query: &mut bpf_fib_lookup, endpoints: &Endpoints<Self>);
-}
+    /// The header's own checksum; 0 where there is none, `None` if the header
+    /// isn't there.
+    fn header_checksum(packet: &Packet, network: usize) -> Option<u16>;
+    /// Writes a whole header without options; `None` if there is no room.
+    fn write_header(packet: &Packet, network: usize, header: &NewHeader<Self>) -> Option<()>;
+    /// Sets family, addresses and type of service of a route look-up.
+    fn fill_route(query: &mut bpf_fib_lookup, source: Self, destination: Self, tos: u8);
 
-/// Linux's address family number (`AF_INET`).
-const AF_INET: u8 = 2;
-
-impl Family for Ipv4 {
-    #[inline(always)]
-    fn established(key: &FlowKey<Self>) -> Option<*mut FlowEntry<Self>> {
-        maps::ESTABLISHED_V4.get_ptr_mut(key)
-    }
-
-    #[inline(always)]
-    fn half_open(key: &FlowKey<Self>) -> Option<*mut FlowEntry<Self>> {
-        maps::HALF_OPEN_V4.get_ptr_mut(key)
-    }
-
-    #[inline(always)]
-    fn insert_established(key: &FlowKey<Self>, entry: &FlowEntry<Self>) -> bool {
-        maps::ESTABLISHED_V4.insert(key, entry, 0).is_ok()
-    }
-
-    #[inline(always)]
-    fn insert_half_open(key: &FlowKey<Self>, entry: &FlowEntry<Self>, flags: u64) -> bool {
-        maps::HALF_OPEN_V4.insert(key, entry, flags).is_ok()
-    }
-
-    #[inline(always)]
-    fn remove_established(key: &FlowKey<Self>) {
-        // Not there is as good as removed.
-        let _ = maps::ESTABLISHED_V4.remove(key);
-    }
-
-    #[inline(always)]
-    fn remove_half_open(key: &FlowKey<Self>) {
-        // Not there is as good as removed.
-        let _ = maps::HALF_OPEN_V4.remove(key);
-    }
-
-    #[inline(always)]
-    fn listener(key: &ListenerKey<Self>) -> Option<ListenerEntry> {
-        // SAFETY: the entry is copied at once; the agent replaces entries as a
-        // whole, and the kernel frees the old one after an RCU grace period.
-        unsafe { maps::LISTENERS_V4.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn search(search: &mut Search<Self>) -> u32 {
-        select::xlb_search_v4(search)
-    }
-
+    /// The change of source and destination in a ones' complement sum.
     #[inline(always)]
     fn delta(from: &Endpoints<Self>, to: &Endpoints<Self>) -> Delta {
-        Delta::NONE
-            .ipv4(from.source, to.source)
-            .ipv4(from.destination, to.destination)
+        let delta = from.source.replace(to.source, Delta::NONE);
+        from.destination.replace(to.destination, delta)
+    }
+
+    /// The sum of a pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1).
+    #[inline(always)]
+    fn pseudo_header(source: Self, destination: Self, protocol: u8, length: u16) -> Delta {
+        let sum = Self::default().replace(source, Delta::NONE);
+        Self::default()
+            .replace(destination, sum)
+            .add(Be16::new(u16::from(protocol)).raw())
+            .add(Be16::new(length).raw())
+    }
+}
+
+/// What a header that xlb writes says.
+pub struct NewHeader<A> {
+    pub source: A,
+    pub destination: A,
+    pub protocol: u8,
+    pub type_of_service: u8,
+    pub time_to_live: u8,
+    /// No router may fragment it.
+    pub whole: bool,
+    /// Bytes behind it.
+    pub payload_length: u16,
+    /// IPv6's flow label; IPv4 has none.
+    pub flow_label: u32,
+}
+
+macro_rules! maps {
+    ($established:ident $half_open:ident $fragments:ident $vips:ident $listeners:ident
+     $ranges:ident $security:ident) => {
+        #[inline(always)]
+        fn established() -> &'static maps::Established<Self> {
+            &maps::$established
+        }
+
+        #[inline(always)]
+        fn half_open() -> &'static maps::HalfOpen<Self> {
+            &maps::$half_open
+        }
+
+        #[inline(always)]
+        fn fragments() -> &'static maps::Fragments<Self> {
+            &maps::$fragments
+        }
+
+        #[inline(always)]
+        fn vips() -> &'static maps::Vips<Self> {
+            &maps::$vips
+        }
+
+        #[inline(always)]
+        fn listeners() -> &'static maps::Listeners<Self> {
+            &maps::$listeners
+        }
+
+        #[inline(always)]
+        fn listener_ranges() -> &'static maps::ListenerRanges<Self> {
+            &maps::$ranges
+        }
+
+        #[inline(always)]
+        fn security() -> &'static maps::Security<Self> {
+            &maps::$security
+        }
+    };
+}
+
+impl Family for Ipv4 {
+    const ETHERTYPE: u16 = ethernet::ETHERTYPE_IPV4;
+    const HEADER: usize = Ipv4Hdr::LEN;
+    const INDEX: u32 = 0;
+    const LINUX_FAMILY: u8 = 2;
+    const ICMP: u8 = 1;
+    const ECHO_REQUEST: u8 = 8;
+    const ECHO_REPLY: u8 = 0;
+    const TOO_BIG: [u8; 2] = [3, 4];
+    const ICMP_PSEUDO_HEADER: bool = false;
+
+    maps!(ESTABLISHED_V4 HALF_OPEN_V4 FRAGMENTS_V4 VIPS_V4 LISTENERS_V4 LISTENER_RANGES_V4
+        SECURITY_V4);
+
+    #[inline(always)]
+    fn search(search: &mut Search<Self>) {
+        select::xlb_search_v4(search);
+    }
+
+    #[inline(always)]
+    fn source_prefix(limits: &ListenerLimits) -> u32 {
+        limits.prefix_v4
+    }
+
+    #[inline(always)]
+    fn parse(packet: &Packet, network: usize) -> Result<Ip<Self>, DropReason> {
+        ipv4::parse(packet, network)
+    }
+
+    #[inline(always)]
+    fn parse_quoted(packet: &Packet, network: usize) -> Result<Ip<Self>, DropReason> {
+        ipv4::parse_quoted(packet, network)
+    }
+
+    /// RFC 792: unreachable, source quench, time exceeded, parameter problem.
+    #[inline(always)]
+    fn is_error(icmp_type: u8) -> bool {
+        matches!(icmp_type, 3 | 4 | 11 | 12)
     }
 
     #[inline(always)]
     fn rewrite_header(
         packet: &Packet,
-        offset: usize,
+        network: usize,
         to: &Endpoints<Self>,
-        delta: Delta,
         time_to_live: u8,
     ) -> Option<()> {
-        let mut header: Ipv4Hdr = packet.read(offset)?;
+        let mut header: Ipv4Hdr = packet.read(network)?;
         let word = |ttl| u16::from_ne_bytes([ttl, header.proto as u8]);
-        let check = delta
+        let sum = Self::from_bytes(header.src_addr).replace(to.source, Delta::NONE);
+        let check = Self::from_bytes(header.dst_addr)
+            .replace(to.destination, sum)
             .word(word(header.ttl), word(time_to_live))
             .apply(u16::from_ne_bytes(header.check));
         header.ttl = time_to_live;
         header.check = check.to_ne_bytes();
         header.src_addr = to.source.to_bytes();
         header.dst_addr = to.destination.to_bytes();
-        packet.write(offset, header)
+        packet.write(network, header)
     }
 
     #[inline(always)]
-    fn replace_in_checksum(
-        ctx: &TcContext,
-        offset: usize,
-        from: &Endpoints<Self>,
-        to: &Endpoints<Self>,
-        flags: u64,
-    ) -> Option<()> {
-        let flags = flags | size_of::<Self>() as u64;
-        let changes = [(from.source, to.source), (from.destination, to.destination)];
-        for (from, to) in changes {
-            if from != to {
-                ctx.l4_csum_replace(offset, from.raw().into(), to.raw().into(), flags)
-                    .ok()?;
-            }
-        }
-        Some(())
+    fn header_checksum(packet: &Packet, network: usize) -> Option<u16> {
+        packet.read(network + 10)
     }
 
     #[inline(always)]
-    fn fill_route(query: &mut bpf_fib_lookup, endpoints: &Endpoints<Self>) {
-        query.family = AF_INET;
-        query.__bindgen_anon_3.ipv4_src = endpoints.source.raw();
-        query.__bindgen_anon_4.ipv4_dst = endpoints.destination.raw();
+    fn write_header(packet: &Packet, network: usize, header: &NewHeader<Self>) -> Option<()> {
+        /// "Don't fragment"; the identification may then be anything (RFC 6864).
+        const WHOLE: u16 = 0x4000;
+        let length = Self::HEADER as u16 + header.payload_length;
+        let fragment = if header.whole { WHOLE } else { 0 };
+        let words = [
+            0x4500 | u16::from(header.type_of_service),
+            length,
+            0,
+            fragment,
+            u16::from(header.time_to_live) << 8 | u16::from(header.protocol),
+        ]
+        .map(Be16::new);
+        let sum = words
+            .iter()
+            .fold(Delta::NONE, |sum, word| sum.add(word.raw()));
+        let sum = Self::default().replace(header.source, sum);
+        let check = Self::default().replace(header.destination, sum).finish();
+        packet.write(network, words)?;
+        packet.write(network + 10, check)?;
+        packet.write(network + 12, header.source.to_bytes())?;
+        packet.write(network + 16, header.destination.to_bytes())
+    }
+
+    #[inline(always)]
+    fn fill_route(query: &mut bpf_fib_lookup, source: Self, destination: Self, tos: u8) {
+        query.family = Self::LINUX_FAMILY;
+        query.__bindgen_anon_2.tos = tos;
+        query.__bindgen_anon_3.ipv4_src = source.raw();
+        query.__bindgen_anon_4.ipv4_dst = destination.raw();
     }
 }
 
-/// Flag of `bpf_l4_csum_replace` for what the pseudo-header covers.
-pub const PSEUDO_HEADER: u64 = BPF_F_PSEUDO_HDR as u64;
+impl Family for Ipv6 {
+    const ETHERTYPE: u16 = ethernet::ETHERTYPE_IPV6;
+    const HEADER: usize = Ipv6Hdr::LEN;
+    const INDEX: u32 = 1;
+    const LINUX_FAMILY: u8 = 10;
+    const ICMP: u8 = 58;
+    const ECHO_REQUEST: u8 = 128;
+    const ECHO_REPLY: u8 = 129;
+    const TOO_BIG: [u8; 2] = [2, 0];
+    const ICMP_PSEUDO_HEADER: bool = true;
+
+    maps!(ESTABLISHED_V6 HALF_OPEN_V6 FRAGMENTS_V6 VIPS_V6 LISTENERS_V6 LISTENER_RANGES_V6
+        SECURITY_V6);
+
+    #[inline(always)]
+    fn search(search: &mut Search<Self>) {
+        select::xlb_search_v6(search);
+    }
+
+    #[inline(always)]
+    fn source_prefix(limits: &ListenerLimits) -> u32 {
+        limits.prefix_v6
+    }
+
+    #[inline(always)]
+    fn parse(packet: &Packet, network: usize) -> Result<Ip<Self>, DropReason> {
+        ipv6::parse(packet, network)
+    }
+
+    #[inline(always)]
+    fn parse_quoted(packet: &Packet, network: usize) -> Result<Ip<Self>, DropReason> {
+        ipv6::parse_quoted(packet, network)
+    }
+
+    /// RFC 4443, section 2.1: the error types have the high bit clear.
+    #[inline(always)]
+    fn is_error(icmp_type: u8) -> bool {
+        matches!(icmp_type, 1..=4)
+    }
+
+    #[inline(always)]
+    fn rewrite_header(
+        packet: &Packet,
+        network: usize,
+        to: &Endpoints<Self>,
+        time_to_live: u8,
+    ) -> Option<()> {
+        packet.write(network + 7, time_to_live)?;
+        write_ipv6(packet, network + 8, to.source)?;
+        write_ipv6(packet, network + 24, to.destination)
+    }
+
+    #[inline(always)]
+    fn header_checksum(_packet: &Packet, _network: usize) -> Option<u16> {
+        Some(0)
+    }
+
+    #[inline(always)]
+    fn write_header(packet: &Packet, network: usize, header: &NewHeader<Self>) -> Option<()> {
+        let first =
+            6 << 28 | u32::from(header.type_of_service) << 20 | header.flow_label & 0xF_FFFF;
+        packet.write(network, first.to_be_bytes())?;
+        packet.write(network + 4, Be16::new(header.payload_length))?;
+        packet.write(network + 6, [header.protocol, header.time_to_live])?;
+        write_ipv6(packet, network + 8, header.source)?;
+        write_ipv6(packet, network + 24, header.destination)
+    }
+
+    #[inline(always)]
+    fn fill_route(query: &mut bpf_fib_lookup, source: Self, destination: Self, tos: u8) {
+        query.family = Self::LINUX_FAMILY;
+        query.__bindgen_anon_2.flowinfo = (u32::from(tos) << 20).to_be();
+        query.__bindgen_anon_3.ipv6_src = source.words();
+        query.__bindgen_anon_4.ipv6_dst = destination.words();
+    }
+}
+
+#[inline(always)]
+fn write_ipv6(packet: &Packet, offset: usize, address: Ipv6) -> Option<()> {
+    let [a, b, c, d] = address.words();
+    let low = |long: u32| long as u16;
+    let high = |long: u32| (long >> 16) as u16;
+    packet.write_words(
+        offset,
+        [
+            low(a),
+            high(a),
+            low(b),
+            high(b),
+            low(c),
+            high(c),
+            low(d),
+            high(d),
+        ],
+    )
+}

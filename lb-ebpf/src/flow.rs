@@ -11,29 +11,54 @@ use lb_common::{
     flow::{FlowEntry, FlowKey, TCP},
     settings::Settings,
     target::TargetEntry,
-    tcp::{Direction, State},
+    tcp::{Direction, Flags, State},
 };
 
-use crate::{family::Family, maps, parse::Parsed, stats};
+use crate::{
+    family::Family,
+    maps,
+    parse::Parsed,
+    stats,
+    work::{self, Work},
+};
 
-/// The present second, and the settings that say what it means for a flow.
+/// The present second, and what it means for a flow.
 pub struct Clock {
     pub now: u32,
-    pub settings: Settings,
 }
 
 impl Clock {
     #[inline(always)]
-    pub fn now() -> Result<Self, DropReason> {
-        // The loader always writes the one element before it attaches.
-        let settings = *maps::SETTINGS.get(0).ok_or(DropReason::Internal)?;
+    pub fn now() -> Self {
         // SAFETY: the helper has no arguments and no failure.
         let nanoseconds = unsafe { bpf_ktime_get_coarse_ns() };
-        Ok(Self {
+        Self {
             now: (nanoseconds / 1_000_000_000) as u32,
-            settings,
-        })
+        }
     }
+
+    /// Whether a time lies further back than `seconds`. Another CPU may have
+    /// written it after this one has looked at the clock: then it doesn't.
+    #[inline(always)]
+    fn is_past(&self, time: u32, seconds: u32) -> bool {
+        let since = self.now.wrapping_sub(time) as i32;
+        since > 0 && since as u32 > seconds
+    }
+}
+
+/// What the configuration sets for the whole data path.
+#[inline(always)]
+pub fn settings() -> &'static Settings {
+    /// What applies if the map can't be read, which can't be: its one element
+    /// exists from the beginning.
+    static NONE: Settings = Settings {
+        hash_key: 0,
+        half_open_timeout: 0,
+        established_timeout: 0,
+        closing_timeout: 0,
+        udp_timeout: 0,
+    };
+    maps::SETTINGS.get(0).unwrap_or(&NONE)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,76 +87,121 @@ impl Hook {
     }
 }
 
-/// The flow that a packet belongs to, refreshed. A flow that has ended, timed
-/// out or lost its target is none, and its entries are removed.
+/// What the flow table says of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// It belongs to a flow, which has been refreshed.
+    Flow,
+    /// Its flow was idle for too long or has lost its target: TCP is to be told.
+    Over,
+    Nothing,
+}
+
+/// Finds the flow that a packet belongs to. One that has ended, timed out or
+/// lost its target is none any more, and its entries are removed.
 #[inline(always)]
-pub fn find<F: Family>(parsed: &Parsed<F>, clock: &Clock, hook: Hook) -> Option<FlowEntry<F>> {
-    let (pointer, table) = look_up::<F>(&parsed.key)?;
-    // SAFETY: the pointer is into a map that stays valid for this packet (see
-    // `Family::established`). Another CPU may write the fields at once; each
-    // is one aligned integer that stands for itself.
+pub fn find<F: Family>(work: &mut Work<F>, clock: &Clock, hook: Hook) -> Known {
+    let parsed = &work.parsed;
+    let Some((pointer, table)) = look_up::<F>(&parsed.key) else {
+        return Known::Nothing;
+    };
+    // SAFETY: the pointer is into a map that stays valid for this packet, since
+    // the kernel frees entries after an RCU grace period. Another CPU may write
+    // the fields at once; each is one aligned integer that stands for itself.
     let entry = unsafe { &mut *pointer };
     if !hook.takes(entry) {
-        return None;
+        return Known::Nothing;
     }
-    if !is_live(parsed, entry, clock) {
+    let reopened = parsed.flags.opens() && entry.state().is_closing();
+    let begins = entry.direction() == Direction::Forward && reopened;
+    if begins || !has_target(entry) || timed_out(&parsed.key, entry, clock) {
+        let closed = entry.state().is_closed();
         remove(&parsed.key, entry);
-        return None;
+        let told = parsed.key.protocol() == TCP
+            && parsed.has_transport()
+            && !closed
+            && !parsed.flags.has(Flags::SYN | Flags::RST);
+        return if told { Known::Over } else { Known::Nothing };
     }
     refresh(parsed, entry, table, clock);
-    Some(*entry)
+    work.set_flow(entry);
+    Known::Flow
+}
+
+/// The flow with this key, as it is.
+#[inline(always)]
+pub fn peek<F: Family>(key: &FlowKey<F>, hook: Hook) -> Option<&'static FlowEntry<F>> {
+    let (pointer, _) = look_up::<F>(key)?;
+    // SAFETY: as in `find`.
+    let entry = unsafe { &*pointer };
+    (hook.takes(entry) && has_target(entry)).then_some(entry)
 }
 
 #[inline(always)]
 fn look_up<F: Family>(key: &FlowKey<F>) -> Option<(*mut FlowEntry<F>, Table)> {
-    if let Some(entry) = F::established(key) {
+    if let Some(entry) = F::established().get_ptr_mut(key) {
         return Some((entry, Table::Established));
     }
-    F::half_open(key).map(|entry| (entry, Table::HalfOpen))
+    let entry = F::half_open().get_ptr_mut(key)?;
+    Some((entry, Table::HalfOpen))
 }
 
 #[inline(always)]
-fn is_live<F: Family>(parsed: &Parsed<F>, entry: &FlowEntry<F>, clock: &Clock) -> bool {
-    let Some(target) = maps::TARGETS.get(entry.target) else {
-        return false;
-    };
-    if target.generation != entry.generation || !target.has(TargetEntry::KEEPS) {
-        return false;
-    }
-    let reopened = parsed.key.protocol() == TCP
-        && parsed.flags.opens()
-        && entry.flags & FlowEntry::<F>::REPLY == 0
-        && entry.state().is_closing();
-    !reopened && !timed_out(&parsed.key, entry, clock)
+fn has_target<F: Family>(entry: &FlowEntry<F>) -> bool {
+    maps::TARGETS.get(entry.target).is_some_and(|target| {
+        target.generation == entry.generation && target.has(TargetEntry::KEEPS)
+    })
+}
+
+/// Whether the target's id is still that of the flow's target.
+#[inline(always)]
+fn is_current<F: Family>(entry: &FlowEntry<F>) -> bool {
+    let target = maps::TARGETS.get(entry.target);
+    target.is_some_and(|target| target.generation == entry.generation)
 }
 
 /// A flow is idle when both of its directions are.
 #[inline(always)]
 fn timed_out<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>, clock: &Clock) -> bool {
-    let timeout = clock.settings.timeout(entry.state(), key.protocol());
-    if clock.now.wrapping_sub(entry.last_seen) <= timeout {
+    let timeout = settings().timeout(entry.state(), key.protocol());
+    if !clock.is_past(entry.last_seen, timeout) {
         return false;
     }
-    match look_up::<F>(&entry.peer_key(key.protocol())) {
+    match peer(key, entry) {
         // SAFETY: as in `find`.
-        Some((peer, _)) => clock.now.wrapping_sub(unsafe { (*peer).last_seen }) > timeout,
+        Some(peer) => clock.is_past(unsafe { (*peer).last_seen }, timeout),
         None => true,
     }
+}
+
+/// The entry of a flow's other direction. What has its key may be another
+/// flow's: one half of this flow was evicted, and its source port given away.
+#[inline(always)]
+fn peer<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>) -> Option<*mut FlowEntry<F>> {
+    if entry.is_dsr() {
+        return None;
+    }
+    let (peer, _) = look_up::<F>(&entry.peer_key(key.protocol()))?;
+    // SAFETY: as in `find`.
+    let leads_back = unsafe { (*peer).rewrite } == key.endpoints.reversed();
+    leads_back.then_some(peer)
 }
 
 #[inline(always)]
 fn refresh<F: Family>(parsed: &Parsed<F>, entry: &mut FlowEntry<F>, table: Table, clock: &Clock) {
     let before = entry.state();
-    let after = before.after(entry.direction(), parsed.flags);
+    let after = entry.state_after(parsed.flags);
     let ticked = entry.last_seen != clock.now;
     if ticked {
         entry.last_seen = clock.now;
     }
     if after != before {
         entry.state = after.0;
-        if let Some((peer, _)) = look_up::<F>(&entry.peer_key(parsed.key.protocol())) {
+        if let Some(peer) = peer(&parsed.key, entry) {
+            // The peer may have bits that this entry doesn't know yet.
+            let ended = before.0 & !after.0;
             // SAFETY: as in `find`.
-            unsafe { (*peer).state |= after.0 };
+            unsafe { (*peer).state = ((*peer).state | after.0) & !ended };
         }
     }
     // Tried again once a second while the established table is full.
@@ -144,27 +214,55 @@ fn refresh<F: Family>(parsed: &Parsed<F>, entry: &mut FlowEntry<F>, table: Table
 /// it is and goes on, exposed to eviction.
 #[inline(always)]
 fn promote<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>) {
-    let entry = *entry;
+    let entry = copied(entry);
     let (peer_key, peer) = entry.peer(key);
-    if !F::insert_established(&peer_key, &peer) {
+    if !entry.is_dsr() && F::established().insert(peer_key, peer, ANY).is_err() {
         stats::count(DropReason::FlowTableFull);
         return;
     }
-    if !F::insert_established(key, &entry) {
-        F::remove_established(&peer_key);
+    if F::established().insert(key, entry, ANY).is_err() {
+        if !entry.is_dsr() {
+            forget(F::established().remove(peer_key));
+        }
         stats::count(DropReason::FlowTableFull);
         return;
     }
-    F::remove_half_open(&peer_key);
-    F::remove_half_open(key);
+    stats::target_flow(entry.target, 1);
+    if !entry.is_dsr() {
+        forget(F::half_open().remove(peer_key));
+    }
+    forget(F::half_open().remove(key));
 }
 
 /// Removes both directions of a flow, given one.
 #[inline(always)]
 pub fn remove<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>) {
-    let peer_key = entry.peer_key(key.protocol());
-    F::remove_established(key);
-    F::remove_half_open(key);
-    F::remove_established(&peer_key);
-    F::remove_half_open(&peer_key);
+    let entry = copied(entry);
+    let has_peer = peer(key, &entry).is_some();
+    // Of two CPUs that remove the same entry, one only succeeds.
+    if F::established().remove(key).is_ok() && is_current(&entry) {
+        stats::target_flow(entry.target, -1);
+    }
+    forget(F::half_open().remove(key));
+    if has_peer {
+        let peer_key = entry.peer_key(key.protocol());
+        forget(F::established().remove(peer_key));
+        forget(F::half_open().remove(peer_key));
+    }
 }
+
+/// An entry's own copy, which stays when the entry goes.
+#[inline(always)]
+fn copied<F: Family>(entry: &FlowEntry<F>) -> FlowEntry<F> {
+    let mut own = FlowEntry::default();
+    work::copy(entry, &mut own);
+    own
+}
+
+/// What isn't there is as good as removed.
+#[inline(always)]
+pub fn forget(_removed: Result<(), i32>) {}
+
+/// `bpf_map_update_elem` flags.
+pub const ANY: u64 = 0;
+pub const NO_EXIST: u64 = 1;

@@ -5,16 +5,17 @@
 //! works for source NAT too, whose packets the kernel would refuse as martians.
 
 use aya_ebpf::{
-    bindings::TC_ACT_SHOT,
+    bindings::{TC_ACT_SHOT, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
     helpers::generated::{bpf_redirect_neigh, bpf_skb_vlan_pop, bpf_xdp_adjust_meta},
     programs::{TcContext, XdpContext},
 };
-use lb_common::{counters::DropReason, limits::MAX_VLAN_TAGS};
+use lb_common::{counters::DropReason, limits::MAX_VLAN_TAGS, wire::Wide};
 
 use crate::stats;
 
 /// What XDP tells the tc program. Packets can't forge it: what lies in front
-/// of a frame comes from this host only.
+/// of a frame comes from this host only. 32 bytes are the most that older
+/// kernels allow.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Note {
@@ -22,15 +23,30 @@ struct Note {
     interface: u32,
     /// VLAN tags to take off.
     tags: u32,
-    padding: u32,
+    /// Family of the next hop, a Linux number; 0: the packet's destination
+    /// leads there.
+    family: u32,
+    next_hop: Wide,
 }
 
 /// "xlb" and the note's version.
-const MAGIC: u32 = 0x786C_6201;
+const MAGIC: u32 = 0x786C_6202;
+
+/// A neighbour to send to, other than the packet's destination says.
+#[derive(Clone, Copy)]
+pub struct Via {
+    pub family: u8,
+    pub address: Wide,
+}
 
 /// Leaves a note for [`send`]. Invalidates what was known of the packet.
 #[inline(always)]
-pub fn note(ctx: &XdpContext, interface: u32, tags: usize) -> Result<(), DropReason> {
+pub fn note(
+    ctx: &XdpContext,
+    interface: u32,
+    tags: usize,
+    via: Option<Via>,
+) -> Result<(), DropReason> {
     // SAFETY: `ctx` is this program's own context.
     if unsafe { bpf_xdp_adjust_meta(ctx.ctx, -(size_of::<Note>() as i32)) } != 0 {
         return Err(DropReason::NoMetadata);
@@ -39,14 +55,27 @@ pub fn note(ctx: &XdpContext, interface: u32, tags: usize) -> Result<(), DropRea
     if start + size_of::<Note>() > end {
         return Err(DropReason::NoMetadata);
     }
-    let note = Note {
-        magic: MAGIC,
+    let via = via.unwrap_or(Via {
+        family: 0,
+        address: [0; 4],
+    });
+    let [a, b, c, d] = via.address;
+    let words = [
+        MAGIC,
         interface,
-        tags: tags as u32,
-        padding: 0,
-    };
-    // SAFETY: checked just above to lie in front of the frame.
-    unsafe { (start as *mut Note).write(note) };
+        tags as u32,
+        u32::from(via.family),
+        a,
+        b,
+        c,
+        d,
+    ];
+    const { assert!(size_of::<Note>() == 8 * size_of::<u32>()) };
+    for (index, word) in words.into_iter().enumerate() {
+        // Word by word, or the compiler makes a call of it.
+        // SAFETY: checked just above to lie in front of the frame.
+        unsafe { (start as *mut u32).add(index).write_volatile(word) };
+    }
     Ok(())
 }
 
@@ -61,8 +90,20 @@ pub fn send(ctx: &TcContext) -> Option<i32> {
             return Some(TC_ACT_SHOT);
         }
     }
-    // SAFETY: without parameters the helper finds the next hop itself.
-    Some(unsafe { bpf_redirect_neigh(note.interface, core::ptr::null_mut(), 0, 0) } as i32)
+    if note.family == 0 {
+        // SAFETY: without parameters the helper finds the next hop itself.
+        let sent = unsafe { bpf_redirect_neigh(note.interface, core::ptr::null_mut(), 0, 0) };
+        return Some(sent as i32);
+    }
+    let mut via = bpf_redir_neigh {
+        nh_family: note.family,
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
+            ipv6_nh: note.next_hop,
+        },
+    };
+    let size = size_of::<bpf_redir_neigh>() as i32;
+    // SAFETY: `via` is a live struct of the size that is given.
+    Some(unsafe { bpf_redirect_neigh(note.interface, &raw mut via, size, 0) } as i32)
 }
 
 #[inline(always)]

@@ -13,31 +13,57 @@
 // For any other target this crate is empty: it exists so that workspace-wide
 // commands don't stumble over it.
 #![cfg(target_arch = "bpf")]
+#![feature(asm_experimental_arch)]
 
 mod egress;
+mod encap;
 mod family;
 mod flow;
+mod fragment;
 mod handoff;
+mod icmp;
+mod limit;
+mod link;
 mod listener;
 mod maps;
+mod max_segment;
 mod nat;
 mod packet;
 mod parse;
 mod pipeline;
+mod reset;
+mod security_group;
 mod select;
 mod stats;
 mod transmit;
+mod work;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
+use family::Family;
+use lb_common::{Ipv4, Ipv6, counters::DropReason};
+use packet::Packet;
+use parse::ethernet;
 use transmit::Way;
 
-#[xdp]
+/// Takes frames of several buffers too, as jumbo frames are.
+#[xdp(frags)]
 pub fn xlb_ingress(ctx: XdpContext) -> u32 {
-    match pipeline::ingress(&ctx) {
+    let link = ethernet::parse(&Packet::of_xdp(&ctx));
+    match link.map(|link| link.ethertype) {
+        Ok(Ipv4::ETHERTYPE) => conclude(pipeline::ingress::<Ipv4>(ctx.ctx)),
+        Ok(Ipv6::ETHERTYPE) => conclude(pipeline::ingress::<Ipv6>(ctx.ctx)),
+        Ok(_) => conclude(Err(DropReason::NotIp)),
+        Err(reason) => conclude(Err(reason)),
+    }
+}
+
+#[inline(always)]
+fn conclude(result: Result<Way, DropReason>) -> u32 {
+    match result {
         Ok(Way::Stack | Way::Handoff(_)) => xdp_action::XDP_PASS,
         Ok(Way::Transmit) => xdp_action::XDP_TX,
         Ok(Way::Redirect(interface)) => transmit::redirect(interface),

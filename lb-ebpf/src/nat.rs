@@ -2,6 +2,7 @@
 
 use lb_common::{
     Be16,
+    checksum::Delta,
     counters::DropReason,
     flow::{Endpoints, TCP},
 };
@@ -31,31 +32,39 @@ fn write<F: Family>(
     to: &Endpoints<F>,
     time_to_live: u8,
 ) -> Option<()> {
-    let from = &parsed.key.endpoints;
-    let addresses = F::delta(from, to);
-    let all = addresses
-        .port(from.source_port, to.source_port)
-        .port(from.destination_port, to.destination_port);
-
-    if parsed.key.protocol() == TCP {
-        let at = parsed.transport + TCP_CHECKSUM;
-        packet.write(at, all.apply(packet.read(at)?))?;
-    } else {
-        let at = parsed.transport + UDP_CHECKSUM;
-        let sum: u16 = packet.read(at)?;
-        if sum != 0 {
-            packet.write(at, all.apply_udp(sum))?;
-        }
+    if parsed.has_transport() {
+        let delta = delta(&parsed.key.endpoints, to);
+        mend(packet, parsed.key.protocol(), parsed.ip.payload(), delta)?;
+        write_ports(packet, parsed.ip.payload(), to)?;
     }
-    write_ports(packet, parsed, to)?;
-    F::rewrite_header(packet, parsed.network, to, addresses, time_to_live)
+    F::rewrite_header(packet, parsed.ip.network(), to, time_to_live)
+}
+
+/// The change of addresses and ports in a transport checksum.
+#[inline(always)]
+pub fn delta<F: Family>(from: &Endpoints<F>, to: &Endpoints<F>) -> Delta {
+    F::delta(from, to)
+        .port(from.source_port, to.source_port)
+        .port(from.destination_port, to.destination_port)
+}
+
+/// Mends the checksum of the transport header at `at`; returns it before and
+/// after. UDP's 0 is no checksum and stays (RFC 768).
+#[inline(always)]
+pub fn mend(packet: &Packet, protocol: u8, at: usize, delta: Delta) -> Option<(u16, u16)> {
+    let tcp = protocol == TCP;
+    let at = at + if tcp { TCP_CHECKSUM } else { UDP_CHECKSUM };
+    let before: u16 = packet.read(at)?;
+    let after = match (tcp, before) {
+        (true, _) => delta.apply(before),
+        (false, 0) => 0,
+        (false, _) => delta.apply_udp(before),
+    };
+    packet.write(at, after)?;
+    Some((before, after))
 }
 
 #[inline(always)]
-pub fn write_ports<F: Family>(
-    packet: &Packet,
-    parsed: &Parsed<F>,
-    to: &Endpoints<F>,
-) -> Option<()> {
-    packet.write::<[Be16; 2]>(parsed.transport, [to.source_port, to.destination_port])
+pub fn write_ports<F: Family>(packet: &Packet, at: usize, to: &Endpoints<F>) -> Option<()> {
+    packet.write::<[Be16; 2]>(at, [to.source_port, to.destination_port])
 }

@@ -1,36 +1,56 @@
 //! The only access to packet memory.
 
-use aya_ebpf::programs::{TcContext, XdpContext};
+use core::arch::asm;
 
-/// Headers that the parser may reach: Ethernet, two tags, the longest IPv4
-/// header and a TCP header. The verifier wants a bound on every offset.
-const MAX_OFFSET: usize = 14 + 2 * 4 + 60 + 20;
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::generated::bpf_xdp_get_buff_len,
+    programs::{TcContext, XdpContext},
+};
+
+/// No header that xlb reads begins further inside: link, the longest IP header
+/// with extensions, ICMP, the IP header in it, and transport. The verifier
+/// wants a bound on every offset.
+const MAX_OFFSET: usize = 1_023;
 
 /// A frame's bytes from its Ethernet header on, as far as they are linear.
 ///
 /// It doesn't borrow from the context, because helpers that move the packet
-/// (`bpf_xdp_adjust_meta`, `bpf_l4_csum_replace`) leave it stale: take a new
+/// (`bpf_xdp_adjust_head`, `bpf_l4_csum_replace`) leave it stale: take a new
 /// one after such a call. The verifier refuses a program that forgets to.
 #[derive(Clone, Copy)]
 pub struct Packet {
     start: usize,
     end: usize,
+    whole: Whole,
+}
+
+/// How long the frame is with all of its buffers.
+#[derive(Clone, Copy)]
+enum Whole {
+    /// To be asked for, which costs a call.
+    Xdp(*mut xdp_md),
+    Skb(usize),
 }
 
 impl Packet {
     #[inline(always)]
     pub fn of_xdp(ctx: &XdpContext) -> Self {
+        let ctx = XdpContext::new(here(ctx.ctx));
         Self {
             start: ctx.data(),
             end: ctx.data_end(),
+            whole: Whole::Xdp(ctx.ctx),
         }
     }
 
     #[inline(always)]
     pub fn of_skb(ctx: &TcContext) -> Self {
+        let ctx = TcContext::new(here(ctx.skb.skb));
         Self {
             start: ctx.data(),
             end: ctx.data_end(),
+            whole: Whole::Skb(ctx.len() as usize),
         }
     }
 
@@ -38,6 +58,22 @@ impl Packet {
     #[inline(always)]
     pub fn length(&self) -> usize {
         self.end - self.start
+    }
+
+    /// Bytes of the frame, those in further buffers included.
+    #[inline(always)]
+    pub fn whole_length(&self) -> usize {
+        match self.whole {
+            // SAFETY: the pointer is this program's context.
+            Whole::Xdp(ctx) => unsafe { bpf_xdp_get_buff_len(ctx) as usize },
+            Whole::Skb(length) => length,
+        }
+    }
+
+    /// Whether the frame has at least `length` bytes, in whatever buffers.
+    #[inline(always)]
+    pub fn holds(&self, length: usize) -> bool {
+        length <= self.length() || length <= self.whole_length()
     }
 
     /// A pointer to a header at `offset` if it lies wholly in the packet. The
@@ -48,7 +84,16 @@ impl Packet {
             return None;
         }
         let header = self.start + offset;
-        if header + size_of::<T>() > self.end {
+        // A byte is asked for with the next one: of `header < end`, which is
+        // what the compiler makes of a lone one, the verifier learns nothing.
+        // No header ends in a byte of its own.
+        let size = if size_of::<T>() == 1 {
+            2
+        } else {
+            size_of::<T>()
+        };
+        // The verifier forbids arithmetic with the end, such as `end - 2`.
+        if header + size > opaque(self.end) {
             return None;
         }
         Some(header as *mut T)
@@ -63,6 +108,26 @@ impl Packet {
         Some(unsafe { pointer.read_unaligned() })
     }
 
+    /// Words at `offset`, which must be even, as they lie in memory: half the
+    /// loads of [`Packet::read`], which goes byte by byte.
+    #[inline(always)]
+    pub fn read_words<const N: usize>(&self, offset: usize) -> Option<[u16; N]> {
+        let pointer = self.at::<[u16; N]>(offset)?;
+        // SAFETY: checked as in `read`. Frames begin at even addresses, for
+        // drivers align them so or by two for the IP header's sake, and so
+        // each even offset is aligned.
+        Some(unsafe { pointer.read() })
+    }
+
+    /// Writes words at `offset`, which must be even.
+    #[inline(always)]
+    pub fn write_words<const N: usize>(&self, offset: usize, words: [u16; N]) -> Option<()> {
+        let pointer = self.at::<[u16; N]>(offset)?;
+        // SAFETY: as in `read_words`; the kernel gives this program write access.
+        unsafe { pointer.write(words) };
+        Some(())
+    }
+
     /// Writes `value` at `offset`; `None` if it doesn't fit.
     #[inline(always)]
     pub fn write<T: Copy>(&self, offset: usize, value: T) -> Option<()> {
@@ -71,4 +136,23 @@ impl Packet {
         unsafe { pointer.write_unaligned(value) };
         Some(())
     }
+}
+
+/// Hides from the compiler where an offset comes from. Of several offsets with
+/// the same variable part it would check only the largest, and of that the
+/// verifier, for which each sum is a pointer of its own, concludes nothing.
+#[inline(always)]
+pub fn opaque(mut offset: usize) -> usize {
+    // A move to itself: line info wants an instruction behind each line.
+    // SAFETY: it changes nothing.
+    unsafe { asm!("{0} = {0}", inout(reg) offset, options(nomem, nostack, preserves_flags)) };
+    offset
+}
+
+/// The context, to be read in this function. Else the compiler reads the
+/// packet's bounds in the caller and hands them on in 32 bits each, in which
+/// the verifier sees no packet any more.
+#[inline(always)]
+fn here<T>(ctx: *mut T) -> *mut T {
+    opaque(ctx as usize) as *mut T
 }

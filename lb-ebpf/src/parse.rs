@@ -3,66 +3,127 @@
 //! No length in the packet is trusted: each is checked against what surrounds
 //! it before anything is subtracted from it.
 
-mod ethernet;
-mod ipv4;
-mod transport;
+pub mod ethernet;
+pub mod ipv4;
+pub mod ipv6;
+pub mod transport;
 
 use lb_common::{
-    Ipv4, counters::DropReason, flow::FlowKey, limits::MAX_VLAN_TAGS, settings::VlanTag, tcp::Flags,
+    Be16,
+    counters::DropReason,
+    flow::{Endpoints, FlowKey},
+    tcp::Flags,
 };
 
-use crate::packet::Packet;
+use crate::{
+    family::Family,
+    fragment,
+    packet::{Packet, opaque},
+};
+use ethernet::Tags;
 
-/// What is known of a TCP or UDP packet after parsing. Offsets are in bytes
-/// from the frame's start.
-pub struct Parsed<A> {
-    pub key: FlowKey<A>,
-    pub network: usize,
-    pub transport: usize,
-    /// Length of the IP packet, headers included.
-    pub ip_length: u16,
+/// An IP header of either family. Offsets are in bytes from the frame's start.
+#[repr(C)]
+pub struct Ip<A> {
+    pub source: A,
+    pub destination: A,
+    /// Of what follows all headers of the family.
+    pub protocol: u8,
     pub type_of_service: u8,
     pub time_to_live: u8,
-    /// TCP's flags; none for UDP.
+    /// Of the packet, header included: at least the header's, at most what the
+    /// frame holds.
+    pub length: u16,
+    /// Where the header begins, and what follows it and its extensions. Small
+    /// types, so that the verifier knows a bound when they come from memory.
+    network: u16,
+    payload: u16,
+    /// Bytes of what follows.
+    pub payload_length: u16,
+    pub fragment: Fragment,
+    /// No router on the way may fragment it.
+    pub whole: bool,
+}
+
+impl<A> Ip<A> {
+    /// Offset of the header.
+    #[inline(always)]
+    pub fn network(&self) -> usize {
+        opaque(usize::from(self.network))
+    }
+
+    /// Offset of what follows the header and its extensions.
+    #[inline(always)]
+    pub fn payload(&self) -> usize {
+        opaque(usize::from(self.payload))
+    }
+}
+
+/// Which part of a datagram a packet is.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole = 0,
+    /// The first fragment, which has the ports.
+    First = 1,
+    /// One that has none.
+    Later = 2,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Fragment {
+    pub part: Part,
+    /// Of the datagram, wire order.
+    pub identification: u32,
+}
+
+/// What is known of a packet after parsing.
+#[repr(C)]
+pub struct Parsed<A> {
+    pub key: FlowKey<A>,
+    pub ip: Ip<A>,
+    /// TCP's flags; none for UDP and for later fragments.
     pub flags: Flags,
     pub tags: Tags,
 }
 
-/// The frame's VLAN tags, outermost first.
-pub struct Tags {
-    pub count: usize,
-    pub tags: [VlanTag; MAX_VLAN_TAGS],
+impl<A> Parsed<A> {
+    /// Whether ports and checksum are in this packet.
+    #[inline(always)]
+    pub fn has_transport(&self) -> bool {
+        self.ip.fragment.part != Part::Later
+    }
 }
 
-/// The protocol numbers that follow an Ethernet header (IEEE 802 numbers).
-pub const ETHERTYPE_IPV4: u16 = 0x0800;
-
-/// Parses a frame of `frame_length` bytes, of which `packet` may show less (an
-/// skb's first part).
+/// Parses a frame: its IP header, and of TCP and UDP the ports, of the packet
+/// itself or of its datagram's first fragment. ICMP has none.
 #[inline(always)]
-pub fn parse(packet: &Packet, frame_length: usize) -> Result<Parsed<Ipv4>, DropReason> {
+pub fn frame<F: Family>(packet: &Packet, parsed: &mut Parsed<F>) -> Result<(), DropReason> {
     let link = ethernet::parse(packet)?;
-    if link.ethertype != ETHERTYPE_IPV4 {
-        return Err(DropReason::NotIp);
-    }
-    let ip = ipv4::parse(packet, link.length, frame_length)?;
-    let transport = transport::parse(packet, &ip)?;
-    Ok(Parsed {
-        key: FlowKey::new(
-            lb_common::flow::Endpoints {
-                source: ip.source,
-                destination: ip.destination,
-                source_port: transport.source_port,
-                destination_port: transport.destination_port,
-            },
-            ip.protocol,
-        ),
-        network: link.length,
-        transport: ip.payload,
-        ip_length: ip.length,
-        type_of_service: ip.type_of_service,
-        time_to_live: ip.time_to_live,
-        flags: transport.flags,
-        tags: link.tags,
-    })
+    parsed.tags = link.tags;
+    let ip = F::parse(packet, link.length)?;
+    let none = transport::Header {
+        source_port: Be16::new(0),
+        destination_port: Be16::new(0),
+        flags: Flags(0),
+    };
+    let transport = match ip.fragment.part {
+        _ if ip.protocol == F::ICMP => none,
+        Part::Later => fragment::transport(&ip)?,
+        Part::Whole | Part::First => transport::parse(packet, &ip)?,
+    };
+    parsed.key = FlowKey::new(
+        Endpoints {
+            source: ip.source,
+            destination: ip.destination,
+            source_port: transport.source_port,
+            destination_port: transport.destination_port,
+        },
+        ip.protocol,
+    );
+    parsed.flags = transport.flags;
+    parsed.ip = ip;
+    Ok(())
 }

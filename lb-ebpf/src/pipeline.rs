@@ -1,62 +1,155 @@
-//! The packet's way: parse → flow → listener → select → rewrite → transmit.
+//! The packet's way: parse → flow → listener → security group → limits →
+//! select → next hop → rewrite or encapsulate → transmit.
+//!
+//! Each function here is a stage with a stack frame of its own; what one found
+//! the next finds in [`Work`]. Until `send` (or `encap`, or `icmp::forward`)
+//! nothing in the packet has been touched, so whatever fails before leaves it
+//! as it came.
 
-use aya_ebpf::programs::XdpContext;
-use lb_common::{counters::DropReason, flow::FlowEntry};
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use lb_common::counters::DropReason;
 
 use crate::{
+    encap,
     family::Family,
-    flow::{self, Clock, Hook},
-    handoff, listener, nat,
+    flow::{self, Clock, Hook, Known},
+    fragment, handoff, icmp, limit, link, listener, max_segment, nat,
     packet::Packet,
-    parse::{self, Parsed},
-    select, stats,
-    transmit::{self, Way},
+    parse, reset, security_group, select, stats,
+    transmit::{self, Request, Way},
+    work::{User, Work},
 };
 
-/// Balances one frame: says how it goes on, rewritten, or why not. Until
-/// `nat::rewrite` nothing in the packet has been touched, so whatever fails
-/// before it leaves the packet as it came.
+/// Balances one frame: says how it goes on, rewritten, or why not.
 #[inline(always)]
-pub fn ingress(ctx: &XdpContext) -> Result<Way, DropReason> {
-    let packet = Packet::of_xdp(ctx);
-    let parsed = parse::parse(&packet, packet.length())?;
-    let clock = Clock::now()?;
-
-    let flow = match flow::find(&parsed, &clock, Hook::Ingress) {
-        Some(flow) => flow,
-        None => new_flow(&parsed, &clock)?,
-    };
-    stats::traffic(&flow, 1, u64::from(parsed.ip_length));
-
-    if flow.is_local() {
-        // A local target's replies don't come in by XDP, so this is forward.
-        nat::rewrite(&packet, &parsed, &flow.rewrite, parsed.time_to_live)?;
-        return Ok(Way::Stack);
+pub fn ingress<F: Family>(ctx: *mut xdp_md) -> Result<Way, DropReason> {
+    let work = Work::<F>::of_this_cpu(User::Ingress).ok_or(DropReason::Internal)?;
+    match forward(ctx, work) {
+        Ok(()) => Ok(work.way),
+        Err(reason) => answer(ctx, work, reason),
     }
-    let time_to_live = routed(parsed.time_to_live)?;
-    let next_hop = transmit::route(ctx, &parsed, &flow.rewrite)?;
+}
+
+#[inline(always)]
+fn forward<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+    parse(ctx, work)?;
+    let is_icmp = work.parsed.ip.protocol == F::ICMP;
+    if is_icmp {
+        icmp::find(ctx, work)?;
+    } else {
+        match find(work) {
+            Known::Flow => {}
+            Known::Over => return Err(DropReason::FlowReset),
+            Known::Nothing => {
+                admit(ctx, work)?;
+                select(work);
+                begin(work)?;
+            }
+        }
+        account(work);
+    }
+    match work.flow.is_dsr() {
+        true => encap::forward(ctx, work),
+        false if is_icmp => icmp::forward(ctx, work),
+        false => send(ctx, work),
+    }
+}
+
+/// What goes nowhere but is answered; anything else is just the reason.
+#[inline(always)]
+fn answer<F: Family>(
+    ctx: *mut xdp_md,
+    work: &mut Work<F>,
+    reason: DropReason,
+) -> Result<Way, DropReason> {
+    match reason {
+        DropReason::EchoAnswered => icmp::echo(ctx, work)?,
+        DropReason::FlowReset => reset::answer(ctx, work)?,
+        DropReason::TooBig => icmp::too_big(ctx, work)?,
+        _ => return Err(reason),
+    }
+    stats::count(reason);
+    Ok(work.way)
+}
+
+#[inline(never)]
+fn parse<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+    work.mtu = 0;
+    parse::frame(&Packet::of_xdp(&XdpContext::new(ctx)), &mut work.parsed)
+}
+
+/// Finds the packet's flow.
+#[inline(never)]
+fn find<F: Family>(work: &mut Work<F>) -> Known {
+    flow::find(work, &Clock::now(), Hook::Ingress)
+}
+
+/// Finds the listener of a packet that belongs to no flow, and whether it may
+/// begin one.
+#[inline(never)]
+fn admit<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+    work.listener = listener::find(&work.parsed.key)?;
+    link::check_destination(&Packet::of_xdp(&XdpContext::new(ctx)))?;
+    security_group::check(&work.listener, work.parsed.ip.source)?;
+    limit::admit(&work.listener, work.parsed.ip.source, &Clock::now())
+}
+
+/// Picks the target of a flow that begins.
+#[inline(never)]
+fn select<F: Family>(work: &mut Work<F>) {
+    select::search(work, &Clock::now());
+}
+
+/// Begins the flow.
+#[inline(never)]
+fn begin<F: Family>(work: &mut Work<F>) -> Result<(), DropReason> {
+    select::record(work)?;
+    stats::new_flow(&work.flow);
+    Ok(())
+}
+
+#[inline(never)]
+fn account<F: Family>(work: &mut Work<F>) {
+    fragment::remember(&work.parsed);
+    stats::traffic(&work.flow, 1, u64::from(work.parsed.ip.length));
+}
+
+/// Rewrites the packet and sends it on to where its flow goes.
+#[inline(never)]
+fn send<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+    let ctx = &XdpContext::new(ctx);
+    let (parsed, flow) = (&work.parsed, &work.flow);
+    if flow.is_local() {
+        let packet = Packet::of_xdp(ctx);
+        max_segment::clamp(&packet, parsed, flow);
+        work.way = Way::Stack;
+        // A local target's replies don't come in by XDP, so this is forward.
+        return nat::rewrite(&packet, parsed, &flow.rewrite, parsed.ip.time_to_live);
+    }
+    let time_to_live = routed(parsed.ip.time_to_live)?;
+    let request = Request {
+        source: flow.rewrite.source,
+        destination: flow.rewrite.destination,
+        protocol: parsed.ip.protocol,
+        type_of_service: parsed.ip.type_of_service,
+        length: parsed.ip.length,
+    };
+    let next_hop = transmit::route(ctx, &parsed.tags, &request, &mut work.mtu)?;
     if let Way::Handoff(interface) = next_hop.way {
-        handoff::note(ctx, interface, parsed.tags.count)?;
+        handoff::note(ctx, interface, parsed.tags.count, None)?;
     }
     // Anew, for a note has moved what the verifier knows of the packet.
     let packet = Packet::of_xdp(ctx);
-    nat::rewrite(&packet, &parsed, &flow.rewrite, time_to_live)?;
-    transmit::address(&packet, &next_hop)?;
-    Ok(next_hop.way)
-}
-
-/// Begins a flow for a packet that belongs to none.
-#[inline(always)]
-fn new_flow<F: Family>(parsed: &Parsed<F>, clock: &Clock) -> Result<FlowEntry<F>, DropReason> {
-    let listener = listener::find(&parsed.key)?;
-    let flow = select::begin(parsed, &listener, clock)?;
-    stats::new_flow(&flow);
-    Ok(flow)
+    max_segment::clamp(&packet, parsed, flow);
+    nat::rewrite(&packet, parsed, &flow.rewrite, time_to_live)?;
+    transmit::address(ctx, &next_hop)?;
+    work.way = next_hop.way;
+    Ok(())
 }
 
 /// The time to live behind this hop (RFC 1812, section 5.3.1).
 #[inline(always)]
-fn routed(time_to_live: u8) -> Result<u8, DropReason> {
+pub fn routed(time_to_live: u8) -> Result<u8, DropReason> {
     if time_to_live <= 1 {
         return Err(DropReason::TtlExpired);
     }

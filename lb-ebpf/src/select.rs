@@ -9,69 +9,77 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use lb_common::{
-    Be16, Ipv4,
+    Be16, Ipv4, Ipv6,
     counters::DropReason,
     flow::{Endpoints, FlowEntry, FlowKey},
     hash,
     limits::{NO_TARGET, PORT_ATTEMPTS, SELECT_ATTEMPTS, SELECT_STRIDE, SLOTS_PER_ELEMENT},
     listener::ListenerEntry,
     target::TargetEntry,
-    tcp::{Direction, State},
+    tcp::{Direction, Flags, State},
 };
 
 use crate::{
     family::Family,
-    flow::{self, Clock},
-    maps,
-    parse::Parsed,
+    flow::{self, ANY, Clock, NO_EXIST, forget},
+    maps, stats,
+    work::{Work, address, copy},
 };
-
-/// `bpf_map_update_elem` flags.
-const ANY: u64 = 0;
-const NO_EXIST: u64 = 1;
 
 const STEPS: u32 = SELECT_ATTEMPTS * PORT_ATTEMPTS;
 
-/// Picks a target for the packet and records the flow, both directions.
+/// Picks a target for the packet, and enters the flow's reply direction.
 #[inline(always)]
-pub fn begin<F: Family>(
-    parsed: &Parsed<F>,
-    listener: &ListenerEntry,
-    clock: &Clock,
-) -> Result<FlowEntry<F>, DropReason> {
-    let hash = hash::flow(clock.settings.hash_key, &parsed.key);
-    let mut search = Search {
-        key: parsed.key,
-        flow: FlowEntry {
-            rewrite: parsed.key.endpoints,
-            target: 0,
-            generation: 0,
-            last_seen: clock.now,
-            listener: listener.id as u16,
-            state: State::default().after(Direction::Forward, parsed.flags).0,
-            flags: 0,
-        },
-        group: listener.group,
-        table_size: listener.table_size,
-        slot: hash::slot(hash, listener.table_size),
-        // Halved, so that adding an attempt can't overflow.
-        seed: hash as u32 / 2,
-        ports: Ports {
-            first: 0,
-            count: 0,
-            spare: 0,
-        },
-        failure: DropReason::NoTarget as u32,
-        found: 0,
-    };
-    match F::search(&mut search) {
-        FOUND => Ok(search.flow),
-        _ => Err(search.failure()),
-    }
+pub fn search<F: Family>(work: &mut Work<F>, clock: &Clock) {
+    let (parsed, listener, search) = (&work.parsed, &work.listener, &mut work.search);
+    let hash_key = flow::settings().hash_key;
+    let hash = hash_of(&parsed.key, listener, hash_key);
+    search.key = parsed.key;
+    search.flow.last_seen = clock.now;
+    search.flow.listener = listener.id as u16;
+    search.flags = parsed.flags;
+    search.group = listener.group;
+    search.table_size = listener.table_size;
+    search.slot = hash::slot(hash, listener.table_size);
+    // Halved, so that adding an attempt can't overflow. Of the flow even where
+    // something less picks the target.
+    search.seed = hash::flow(hash_key, &parsed.key) as u32 / 2;
+    search.failure = DropReason::NoTarget as u32;
+    search.found = 0;
+    search.ports.spare = 0;
+    F::search(search);
 }
 
-const FOUND: u32 = 0;
-const NOT_FOUND: u32 = 1;
+/// Enters what was found in the flow table's forward direction, where packets
+/// of the client find it from now on.
+#[inline(always)]
+pub fn record<F: Family>(work: &mut Work<F>) -> Result<(), DropReason> {
+    let search = &mut work.search;
+    if search.found == 0 && !search.take_over() {
+        return Err(search.failure());
+    }
+    if F::half_open().insert(search.key, search.flow, ANY).is_err() {
+        if !search.flow.is_dsr() {
+            let peer_key = search.flow.peer_key(search.key.protocol());
+            forget(F::half_open().remove(peer_key));
+        }
+        return Err(DropReason::FlowTableFull);
+    }
+    copy(&search.flow, &mut work.flow);
+    Ok(())
+}
+
+/// What picks the target.
+#[inline(always)]
+fn hash_of<F: Family>(key: &FlowKey<F>, listener: &ListenerEntry, hash_key: u64) -> u64 {
+    if listener.has(ListenerEntry::HASH_SOURCE) {
+        hash::source(hash_key, key)
+    } else if listener.has(ListenerEntry::HASH_PORT) {
+        hash::destination_port(hash_key, key)
+    } else {
+        hash::flow(hash_key, key)
+    }
+}
 
 /// The search for IPv4, a program of its own to the verifier: it is walked once
 /// for any request, not for each state that the pipeline may come with.
@@ -79,10 +87,21 @@ const NOT_FOUND: u32 = 1;
 #[inline(never)]
 pub extern "C" fn xlb_search_v4(search: *mut Search<Ipv4>) -> u32 {
     // SAFETY: the verifier sees to it that the pointer is null or valid.
-    match unsafe { search.as_mut() } {
-        Some(search) => search.run(),
-        None => NOT_FOUND,
+    if let Some(search) = unsafe { search.as_mut() } {
+        search.run();
     }
+    0
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_search_v6(search: *mut Search<Ipv6>) -> u32 {
+    // SAFETY: as above.
+    if let Some(search) = unsafe { search.as_mut() } {
+        search.run();
+    }
+    0
 }
 
 /// What is searched for, and in the end what was found.
@@ -91,6 +110,8 @@ pub struct Search<F> {
     key: FlowKey<F>,
     /// The forward direction as it will be entered.
     flow: FlowEntry<F>,
+    /// Of the packet that begins it.
+    flags: Flags,
     group: u32,
     table_size: u32,
     /// The first to look at.
@@ -111,7 +132,8 @@ pub struct Ports {
     first: u32,
     /// How many from `first` on; 0 without a target.
     count: u32,
-    /// One whose flow is over but not yet removed; 0 if none was met.
+    /// One whose flow is over but not yet removed, or may be displaced; 0 if
+    /// none was met.
     spare: u32,
 }
 
@@ -123,21 +145,20 @@ extern "C" fn step<F: Family>(index: u32, search: *mut *mut Search<F>) -> i64 {
     // it borrows exclusively.
     let search = unsafe { &mut **search };
     let attempt = index % PORT_ATTEMPTS;
-    if attempt == 0 && !search.next_target(index / PORT_ATTEMPTS) {
+    if attempt == 0 && (!search.next_target(index / PORT_ATTEMPTS) || search.found != 0) {
         return 1;
     }
     if attempt < search.ports.count && search.try_port(attempt) {
         return 1;
     }
-    if attempt == PORT_ATTEMPTS - 1 && search.take_over() {
-        return 1;
-    }
-    0
+    // Of those that were tried none is free, but one whose flow is closed or
+    // half-open will do: see `take_over`.
+    (attempt == PORT_ATTEMPTS - 1 && search.ports.spare != 0).into()
 }
 
 impl<F: Family> Search<F> {
     #[inline(always)]
-    fn run(&mut self) -> u32 {
+    fn run(&mut self) {
         // The kernel's loop wants its context on this function's own stack.
         let mut context: *mut Self = self;
         // A loop in the kernel (Linux 5.17), whose body is verified once.
@@ -151,21 +172,13 @@ impl<F: Family> Search<F> {
                 0,
             )
         };
-        if self.found == 0 {
-            return NOT_FOUND;
-        }
-        if !F::insert_half_open(&self.key, &self.flow, ANY) {
-            F::remove_half_open(&self.flow.peer_key(self.key.protocol()));
-            self.failure = DropReason::FlowTableFull as u32;
-            return NOT_FOUND;
-        }
-        FOUND
     }
 
     #[inline(always)]
     fn failure(&self) -> DropReason {
-        const REASONS: [DropReason; 4] = [
+        const REASONS: [DropReason; 5] = [
             DropReason::NoTarget,
+            DropReason::TargetLimit,
             DropReason::PortAllocation,
             DropReason::FlowCollision,
             DropReason::FlowTableFull,
@@ -193,7 +206,11 @@ impl<F: Family> Search<F> {
         if let Some(target) = maps::TARGETS.get(id)
             && target.has(TargetEntry::ACCEPTS)
         {
-            self.aim(id, target);
+            if target.max_flows != 0 && stats::flows_of(id) >= target.max_flows {
+                self.failure = DropReason::TargetLimit as u32;
+            } else {
+                self.aim(id, target);
+            }
         }
         true
     }
@@ -204,19 +221,31 @@ impl<F: Family> Search<F> {
         let flow = &mut self.flow;
         flow.target = id;
         flow.generation = target.generation;
+        flow.rewrite = self.key.endpoints;
+        if target.has(TargetEntry::DSR) {
+            flow.flags = FlowEntry::<F>::DSR;
+            // Nothing is rewritten, so the ports can tell flows apart outside.
+            flow.rewrite.source_port = Be16::new((self.seed >> 8) as u16);
+            flow.rewrite.destination_port = Be16::new(self.seed as u16);
+            flow.state = State::default().after_one_sided(self.flags).0;
+            self.found = 1;
+            return;
+        }
         flow.flags = if target.has(TargetEntry::LOCAL) {
             FlowEntry::<F>::LOCAL
         } else {
             0
         };
-        flow.rewrite = self.key.endpoints;
-        flow.rewrite.destination_port = target.port;
-        let address = F::from_wide(target.address);
-        if !address.is_unspecified() {
-            flow.rewrite.destination = address;
+        flow.state = State::default().after(Direction::Forward, self.flags).0;
+        if target.port != Be16::new(0) {
+            flow.rewrite.destination_port = target.port;
+        }
+        let destination: F = address(&target.address);
+        if !destination.is_unspecified() {
+            flow.rewrite.destination = destination;
         }
         if target.has(TargetEntry::SOURCE_NAT) {
-            flow.rewrite.source = F::from_wide(target.source);
+            flow.rewrite.source = address(&target.source);
             self.ports = Ports::of(target);
             self.failure = DropReason::PortAllocation as u32;
         } else {
@@ -235,27 +264,36 @@ impl<F: Family> Search<F> {
         match enter(&reply_key, &reply) {
             Entered::Yes => self.found = 1,
             Entered::TakenByClosed => self.ports.spare = port.into(),
-            Entered::Taken => {}
+            Entered::TakenByHalfOpen if self.allocates() && self.ports.spare == 0 => {
+                self.ports.spare = port.into();
+            }
+            Entered::TakenByHalfOpen | Entered::Taken => {}
         }
         self.found != 0
     }
 
+    /// Whether the source port is ours to choose.
+    #[inline(always)]
+    fn allocates(&self) -> bool {
+        self.failure == DropReason::PortAllocation as u32
+    }
+
     /// Without a free port that of a closed flow is used again, as a host
-    /// reuses its own ports in TIME-WAIT.
+    /// reuses its own ports in TIME-WAIT; or else that of a half-open one: a
+    /// flood of SYNs would have them all, and nobody could connect any more.
     #[inline(always)]
     fn take_over(&mut self) -> bool {
         if self.ports.spare == 0 {
             return false;
         }
         self.flow.rewrite.source_port = Be16::new(self.ports.spare as u16);
-        self.ports.spare = 0;
         let (reply_key, reply) = self.flow.peer(&self.key);
-        if let Some(holder) = F::established(&reply_key).or(F::half_open(&reply_key)) {
+        let holder = F::established().get_ptr_mut(reply_key);
+        if let Some(holder) = holder.or(F::half_open().get_ptr_mut(reply_key)) {
             // SAFETY: see `flow::find`.
             flow::remove(&reply_key, unsafe { &*holder });
         }
-        self.found = F::insert_half_open(&reply_key, &reply, NO_EXIST).into();
-        self.found != 0
+        F::half_open().insert(reply_key, reply, NO_EXIST).is_ok()
     }
 }
 
@@ -297,6 +335,7 @@ fn target_at(group: u32, slot: u32) -> Option<u32> {
 enum Entered {
     Yes,
     Taken,
+    TakenByHalfOpen,
     TakenByClosed,
 }
 
@@ -304,11 +343,11 @@ enum Entered {
 /// very flow there is fine: its other half was evicted.
 #[inline(always)]
 fn enter<F: Family>(key: &FlowKey<F>, reply: &FlowEntry<F>) -> Entered {
-    let holder = match F::established(key) {
-        Some(holder) => holder,
-        None if F::insert_half_open(key, reply, NO_EXIST) => return Entered::Yes,
-        None => match F::half_open(key) {
-            Some(holder) => holder,
+    let (holder, taken) = match F::established().get_ptr_mut(key) {
+        Some(holder) => (holder, Entered::Taken),
+        None if F::half_open().insert(key, reply, NO_EXIST).is_ok() => return Entered::Yes,
+        None => match F::half_open().get_ptr_mut(key) {
+            Some(holder) => (holder, Entered::TakenByHalfOpen),
             None => return Entered::Taken,
         },
     };
@@ -321,7 +360,7 @@ fn enter<F: Family>(key: &FlowKey<F>, reply: &FlowEntry<F>) -> Entered {
     if holder.state().is_closed() {
         Entered::TakenByClosed
     } else {
-        Entered::Taken
+        taken
     }
 }
 

@@ -9,19 +9,25 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::{
-    Be16,
     counters::DropReason,
-    flow::Endpoints,
     settings::{InterfaceEntry, VlanTag},
 };
 
-use crate::{family::Family, maps, packet::Packet, parse::Parsed};
+use crate::{
+    family::Family,
+    handoff,
+    link::{self, Macs},
+    maps,
+    packet::Packet,
+    parse::ethernet::Tags,
+};
 
 /// How a packet goes on.
+#[repr(C, u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// Up this host's stack.
-    Stack,
+    Stack = 0,
     /// Out of the device that it came in by.
     Transmit,
     /// Out of another device, named by its index.
@@ -31,6 +37,7 @@ pub enum Way {
 }
 
 /// A way out with the link-layer header for it.
+#[repr(C)]
 pub struct NextHop {
     pub way: Way,
     macs: Macs,
@@ -38,63 +45,63 @@ pub struct NextHop {
     tags: [VlanTag; 2],
 }
 
-/// Source and destination of an Ethernet header, in registers: the verifier
-/// allows no misaligned access to the stack, and six bytes are never aligned.
-#[derive(Clone, Copy)]
-struct Macs {
-    /// The low six bytes, in the order of memory.
-    source: u64,
-    destination: u64,
+/// What is asked of the routing table.
+pub struct Request<F> {
+    pub source: F,
+    pub destination: F,
+    pub protocol: u8,
+    pub type_of_service: u8,
+    /// Of the packet, IP header included.
+    pub length: u16,
 }
 
-impl Macs {
-    /// `bpf_fib_lookup` ends with `smac` and `dmac`, which fill the last twelve
-    /// of its 64 bytes.
-    #[inline(always)]
-    fn of(answer: &bpf_fib_lookup) -> Self {
-        const { assert!(core::mem::offset_of!(bpf_fib_lookup, smac) == 52) };
-        let words: *const u64 = core::ptr::from_ref(answer).cast();
-        // SAFETY: `answer` lies in a `Query`, aligned to words, eight of them.
-        let (middle, last) = unsafe { (words.add(6).read(), words.add(7).read()) };
-        Self {
-            source: (middle >> 32) | (last & 0xFFFF) << 32,
-            destination: last >> 16,
-        }
-    }
-
-    /// Overwrites the addresses of the Ethernet header.
-    #[inline(always)]
-    fn write(self, packet: &Packet) -> Option<()> {
-        packet.write(0, self.destination as u32)?;
-        packet.write(4, (self.destination >> 32) as u16)?;
-        packet.write(6, self.source as u32)?;
-        packet.write(10, (self.source >> 32) as u16)
+/// `bpf_fib_lookup` ends with `smac` and `dmac`, which fill the last twelve of
+/// its 64 bytes.
+#[inline(always)]
+fn macs_of(answer: &bpf_fib_lookup) -> Macs {
+    const { assert!(core::mem::offset_of!(bpf_fib_lookup, smac) == 52) };
+    let words: *const u64 = core::ptr::from_ref(answer).cast();
+    // SAFETY: `answer` lies in a `Query`, aligned to words, eight of them.
+    let (middle, last) = unsafe { (words.add(6).read(), words.add(7).read()) };
+    Macs {
+        source: (middle >> 32) | (last & 0xFFFF) << 32,
+        destination: last >> 16,
     }
 }
 
-/// Asks the kernel's routing table where a packet that leaves as `to` goes.
+/// Asks the kernel's routing table for the way, for a frame that came with
+/// `tags`. `mtu` is set if the packet is too big for it.
 #[inline(always)]
 pub fn route<F: Family>(
     ctx: &XdpContext,
-    parsed: &Parsed<F>,
-    to: &Endpoints<F>,
+    tags: &Tags,
+    request: &Request<F>,
+    mtu: &mut u16,
 ) -> Result<NextHop, DropReason> {
     let mut query = Query(MaybeUninit::uninit());
     let query = query.zero();
-    F::fill_route(query, to);
-    query.l4_protocol = parsed.key.protocol();
+    F::fill_route(
+        query,
+        request.source,
+        request.destination,
+        request.type_of_service,
+    );
+    query.l4_protocol = request.protocol;
     query.ifindex = ctx.ingress_ifindex() as u32;
-    query.__bindgen_anon_1.tot_len = parsed.ip_length;
-    query.__bindgen_anon_2.tos = parsed.type_of_service;
+    query.__bindgen_anon_1.tot_len = request.length;
     // SAFETY: `query` is a live struct of the size that is given.
     let answer = unsafe { fib_lookup(ctx.as_ptr(), query, size_of::<bpf_fib_lookup>() as i32, 0) };
-    let macs = Macs::of(query);
+    let macs = macs_of(query);
     let handoff = Way::Handoff(query.ifindex);
     let way = match answer as u32 {
-        bindings::BPF_FIB_LKUP_RET_SUCCESS => way_out(ctx, parsed, query.ifindex),
+        bindings::BPF_FIB_LKUP_RET_SUCCESS => way_out(ctx, tags, query.ifindex),
         // The kernel resolves the neighbour when the tc program sends.
         bindings::BPF_FIB_LKUP_RET_NO_NEIGH => (handoff, 0, [VlanTag::default(); 2]),
-        bindings::BPF_FIB_LKUP_RET_FRAG_NEEDED => return Err(DropReason::TooBig),
+        bindings::BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+            // SAFETY: the kernel has just written this part of the union.
+            *mtu = unsafe { query.__bindgen_anon_1.mtu_result };
+            return Err(DropReason::TooBig);
+        }
         bindings::BPF_FIB_LKUP_RET_FWD_DISABLED => return Err(DropReason::ForwardingDisabled),
         _ => return Err(DropReason::NoRoute),
     };
@@ -132,56 +139,72 @@ impl Query {
 /// Chooses by what the agent knows of the interface. Frames leave XDP with as
 /// many tags as they came with; the kernel does what differs.
 #[inline(always)]
-fn way_out<F: Family>(
-    ctx: &XdpContext,
-    parsed: &Parsed<F>,
-    interface: u32,
-) -> (Way, usize, [VlanTag; 2]) {
+fn way_out(ctx: &XdpContext, tags: &Tags, interface: u32) -> (Way, usize, [VlanTag; 2]) {
     let handoff = (Way::Handoff(interface), 0, [VlanTag::default(); 2]);
-    // SAFETY: the agent replaces entries as a whole, and the kernel frees the
-    // old one after an RCU grace period; it is copied at once.
-    let Some(out) = (unsafe { maps::INTERFACES.get(interface) }).copied() else {
+    let Some(out) = entry(interface) else {
         return handoff;
     };
-    if usize::from(out.tag_count) != parsed.tags.count {
+    if usize::from(out.tag_count) != tags.count {
         return handoff;
     }
     if out.flags & InterfaceEntry::TRANSMIT != 0 && out.device == ctx.ingress_ifindex() as u32 {
-        return (Way::Transmit, parsed.tags.count, out.tags);
+        return (Way::Transmit, tags.count, out.tags);
     }
     if out.flags & InterfaceEntry::REDIRECT != 0 {
-        return (Way::Redirect(out.device), parsed.tags.count, out.tags);
+        return (Way::Redirect(out.device), tags.count, out.tags);
     }
     handoff
 }
 
+#[inline(always)]
+fn entry(interface: u32) -> Option<InterfaceEntry> {
+    // SAFETY: the agent replaces entries as a whole, and the kernel frees the
+    // old one after an RCU grace period; it is copied at once.
+    unsafe { maps::INTERFACES.get(interface) }.copied()
+}
+
 /// Writes the link-layer header for `hop`, unless the kernel will.
 #[inline(always)]
-pub fn address(packet: &Packet, hop: &NextHop) -> Result<(), DropReason> {
+pub fn address(ctx: &XdpContext, hop: &NextHop) -> Result<(), DropReason> {
     if matches!(hop.way, Way::Stack | Way::Handoff(_)) {
         return Ok(());
     }
-    write(packet, hop).ok_or(DropReason::Internal)
+    // With bounds of its own: of what was checked further inside the packet the
+    // verifier doesn't conclude that the frame's beginning is there.
+    write(&Packet::of_xdp(ctx), hop).ok_or(DropReason::Internal)
 }
 
 #[inline(always)]
 fn write(packet: &Packet, hop: &NextHop) -> Option<()> {
     hop.macs.write(packet)?;
-    if hop.tag_count > 0 {
-        write_tag(packet, 12, hop.tags[0])?;
-    }
-    if hop.tag_count > 1 {
-        write_tag(packet, 16, hop.tags[1])?;
+    for (index, &tag) in hop.tags.iter().enumerate() {
+        if index < hop.tag_count {
+            link::write_tag(packet, index, tag)?;
+        }
     }
     Some(())
 }
 
-/// Replaces a tag's protocol and id; its priority stays.
+/// Turns a frame that answers another around, to leave by the device that the
+/// other came in by; `None` if it can't.
 #[inline(always)]
-fn write_tag(packet: &Packet, offset: usize, tag: VlanTag) -> Option<()> {
-    let control: Be16 = packet.read(offset + 2)?;
-    let control = Be16::new(control.get() & 0xF000 | tag.id);
-    packet.write(offset, [Be16::new(tag.protocol), control])
+pub fn back(ctx: &XdpContext, tags: &Tags) -> Option<Way> {
+    let packet = Packet::of_xdp(ctx);
+    Macs::read(&packet)?.swapped().write(&packet)?;
+    let device = ctx.ingress_ifindex() as u32;
+    let flags = entry(device).map_or(0, |entry| entry.flags);
+    if flags & InterfaceEntry::TRANSMIT != 0 {
+        return Some(Way::Transmit);
+    }
+    if flags & InterfaceEntry::REDIRECT != 0 {
+        return Some(Way::Redirect(device));
+    }
+    // The kernel would send a tagged frame's answer without its tag.
+    if tags.count > 0 {
+        return None;
+    }
+    handoff::note(ctx, device, tags.count, None).ok()?;
+    Some(Way::Handoff(device))
 }
 
 /// The XDP action that sends the frame out of `device`.

@@ -1,5 +1,6 @@
 //! xlb's agent and command line.
 
+pub mod address;
 pub mod agent;
 pub mod api;
 pub mod cli;
@@ -9,3 +10,5 @@ pub mod health;
 pub mod host;
 pub mod maglev;
 pub mod reconcile;
+pub mod registry;
+pub mod slow_start;

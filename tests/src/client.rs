@@ -3,9 +3,11 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{Read, Write},
-    net::{SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
-    path::Path,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    path::{Path, PathBuf},
+    process::Command,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,12 +16,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     command::{output, run, run_words},
     interrupt,
     netns::Namespace,
+    process::Process,
+    wait,
 };
 
 /// GETs a URL by curl and gives the body.
@@ -50,6 +54,68 @@ pub fn download(namespace: &Namespace, url: &str, to: &Path) -> Result<()> {
     .arg(to)
     .arg(url);
     run(&mut curl).map(drop)
+}
+
+/// A download by curl that runs beside the test.
+#[derive(Debug)]
+pub struct Download {
+    process: Process,
+    /// The server that it comes from, by its name.
+    pub server: String,
+    pub copy: PathBuf,
+}
+
+impl Download {
+    /// Begins a download to a file that isn't there yet, and waits for the
+    /// answer's header. It reads 5 MB a second at most, in bursts.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub fn start(namespace: &Namespace, url: &str, copy: &Path) -> Result<Self> {
+        let head = copy.with_extension("head");
+        let mut curl = namespace.command("curl");
+        curl.args(["-sS", "--fail", "--connect-timeout", "5"])
+            .args(["--limit-rate", "5m", "-D"])
+            .arg(&head)
+            .arg("-o")
+            .arg(copy)
+            .arg(url);
+        let mut process = Process::spawn(&mut curl, &copy.with_extension("log"))?;
+        let server = wait::until("a download to begin", Duration::from_secs(10), || {
+            if let Some(status) = process.ended()? {
+                bail!("curl ended early ({status}): {}", process.output());
+            }
+            let head = fs::read_to_string(&head).unwrap_or_default();
+            let mut lines = head.lines();
+            let name = lines.find_map(|line| line.strip_prefix("X-Target: "));
+            Ok(name.map(str::to_owned))
+        })?;
+        Ok(Self {
+            process,
+            server,
+            copy: copy.to_owned(),
+        })
+    }
+
+    /// Whether it goes on.
+    ///
+    /// # Errors
+    /// If the kernel doesn't say.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.process.ended()?.is_none())
+    }
+
+    /// Waits until it ends. Says whether it was whole, or what curl said.
+    ///
+    /// # Errors
+    /// If that takes longer than `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> Result<Result<(), String>> {
+        let status = self.process.wait(timeout)?;
+        Ok(match status.success() {
+            true => Ok(()),
+            false => Err(self.process.output().trim().to_owned()),
+        })
+    }
 }
 
 /// A file's SHA-256, in hex.
@@ -86,7 +152,20 @@ impl Spread {
 /// # Errors
 /// If curl can't be started.
 pub fn spread(namespace: &Namespace, url: &str, count: u32) -> Result<Spread> {
+    spread_by(namespace.command("curl"), url, count)
+}
+
+/// The same from one of the namespace's addresses.
+///
+/// # Errors
+/// As [`spread`].
+pub fn spread_from(namespace: &Namespace, source: IpAddr, url: &str, count: u32) -> Result<Spread> {
     let mut curl = namespace.command("curl");
+    curl.args(["--interface", &source.to_string()]);
+    spread_by(curl, url, count)
+}
+
+fn spread_by(mut curl: Command, url: &str, count: u32) -> Result<Spread> {
     curl.args(["-s", "--fail", "--connect-timeout", "1", "--max-time", "3"])
         .args(["-H", "Connection: close"])
         .arg(format!("{url}?[1-{count}]"));
@@ -125,7 +204,7 @@ impl Load {
     /// If `scenario` fails or the namespace can't be entered.
     pub fn during<T>(
         namespace: &Namespace,
-        server: SocketAddrV4,
+        server: SocketAddr,
         workers: usize,
         pause: Duration,
         scenario: impl FnOnce(&Self) -> Result<T>,
@@ -133,7 +212,7 @@ impl Load {
         let load = Self::default();
         let outcome = thread::scope(|scope| {
             let threads: Vec<_> = (0..workers)
-                .map(|_| scope.spawn(|| load.work(namespace, server.into(), pause)))
+                .map(|_| scope.spawn(|| load.work(namespace, server, pause)))
                 .collect();
             let outcome = scenario(&load);
             load.stopped.store(true, Ordering::Relaxed);
@@ -198,14 +277,35 @@ fn request(server: SocketAddr) -> Result<String> {
     Ok(body.trim().to_owned())
 }
 
+/// `GET /` on a connection that stays open, to the end of the answer.
+///
+/// # Errors
+/// If there is none.
+pub fn request_kept(stream: &mut TcpStream) -> Result<String> {
+    let server = stream.peer_addr()?;
+    let head = format!("GET / HTTP/1.1\r\nHost: {server}\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
+    let mut answer = Vec::new();
+    let mut part = [0; 1024];
+    // A name and the end of its line are the whole body.
+    while !answer.ends_with(b"\n") || answer.ends_with(b"\r\n") {
+        let length = stream.read(&mut part)?;
+        ensure!(length > 0, "the server has closed the connection");
+        answer.extend_from_slice(&part[..length]);
+    }
+    let answer = String::from_utf8_lossy(&answer);
+    let (_, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    Ok(body.trim().to_owned())
+}
+
 /// Sends datagrams to an echo service from one socket, one after the other,
 /// and checks that each comes back from there, with its content.
 ///
 /// # Errors
 /// If one doesn't.
-pub fn udp_echo(namespace: &Namespace, server: SocketAddrV4, sizes: &[usize]) -> Result<()> {
+pub fn udp_echo(namespace: &Namespace, server: SocketAddr, sizes: &[usize]) -> Result<()> {
     namespace.enter(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        let socket = UdpSocket::bind(any_port(server))?;
         // Connected: only datagrams from the server's address get through.
         socket.connect(server)?;
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
@@ -223,4 +323,26 @@ pub fn udp_echo(namespace: &Namespace, server: SocketAddrV4, sizes: &[usize]) ->
         }
         Ok(())
     })?
+}
+
+/// Any port of any address, in a server's family.
+#[must_use]
+pub fn any_port(server: SocketAddr) -> SocketAddr {
+    match server {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    }
+}
+
+/// Uploads a file by curl.
+///
+/// # Errors
+/// If it isn't taken within a minute.
+pub fn upload(namespace: &Namespace, file: &Path, url: &str) -> Result<()> {
+    let mut curl = namespace.command("curl");
+    curl.args(["-sS", "--fail", "--connect-timeout", "5"])
+        .args(["--max-time", "60", "--upload-file"])
+        .arg(file)
+        .arg(url);
+    run(&mut curl).map(drop)
 }

@@ -26,7 +26,7 @@ pub struct Report {
 /// If it fails, or says so.
 pub fn iperf(
     namespace: &Namespace,
-    address: std::net::SocketAddrV4,
+    address: std::net::SocketAddr,
     direction: Direction,
     seconds: u32,
 ) -> Result<Report> {

@@ -11,13 +11,16 @@
 
 pub mod client;
 pub mod command;
+pub mod icmp;
 pub mod interrupt;
 pub mod iperf;
 pub mod netns;
 pub mod process;
 pub mod programs;
 pub mod server;
+pub mod syn_flood;
 pub mod topology;
+pub mod tunnel;
 pub mod wait;
 pub mod wrk;
 pub mod xlb;

@@ -100,6 +100,22 @@ impl Namespace {
             .args(words.split_whitespace()))
     }
 
+    /// Its network devices but the loopback.
+    ///
+    /// # Errors
+    /// If `ip` fails.
+    pub fn devices(&self) -> Result<Vec<String>> {
+        // A line begins as "2: eth0@if3: <BROADCAST".
+        let name = |line: &str| {
+            let name = line.split_whitespace().nth(1)?;
+            Some(name.split(['@', ':']).next()?.to_owned())
+        };
+        let links = self.ip("-o link show")?;
+        let mut devices: Vec<String> = links.lines().filter_map(name).collect();
+        devices.retain(|device| device != "lo");
+        Ok(devices)
+    }
+
     /// Calls a function on a thread of its own that is in the namespace, so
     /// that the sockets that it opens are there. Don't spawn processes in it:
     /// they end with the thread ([`crate::process`]).

@@ -143,9 +143,7 @@ impl Process {
     /// # Errors
     /// If it doesn't within `timeout`, or ends otherwise than with exit code 0.
     pub fn end_by(&mut self, signal: Signal, timeout: Duration) -> Result<()> {
-        if self.ended.is_none() {
-            self.signal_group(signal);
-        }
+        self.signal(signal);
         let status = self.wait(timeout)?;
         if status.success() {
             return Ok(());
@@ -157,6 +155,13 @@ impl Process {
             signal.unwrap_or_default(),
             self.output().trim()
         )
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        if self.ended.is_none() {
+            self.signal_group(signal);
+        }
     }
 
     /// Kills it at once, with its children.

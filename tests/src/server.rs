@@ -21,7 +21,8 @@ const START: Duration = Duration::from_secs(10);
 const STOP: Duration = Duration::from_secs(5);
 
 /// A web server that says its name at `/`, the client's address as it sees it
-/// at `/client`, that it runs at [`HEALTH_PATH`], and serves files.
+/// at `/client`, that it runs at [`HEALTH_PATH`], and serves files; with
+/// `?rate=250k` at most so many bytes a second, nginx only.
 #[derive(Debug)]
 pub struct WebServer {
     pub name: String,
@@ -164,11 +165,18 @@ http {{
     scgi_temp_path {directory}/scgi;
     server {{
         listen {port} backlog=4096;
+        listen [::]:{port} backlog=4096;
         add_header X-Target {name};
         location = / {{ return 200 "{name}\n"; }}
         location = /client {{ return 200 "$remote_addr\n"; }}
+        location /upload/ {{
+            root {directory};
+            dav_methods PUT;
+            create_full_put_path on;
+            client_max_body_size 0;
+        }}
         location = {HEALTH_PATH} {{ return 200 "{HEALTH_BODY}\n"; }}
-        location / {{ root {files}; }}
+        location / {{ root {files}; limit_rate $arg_rate; }}
     }}
 }}
 "#
@@ -181,12 +189,13 @@ http {{
 /// If it doesn't listen soon.
 pub fn udp_echo(place: &Place, directory: &Path) -> Result<Process> {
     let port = place.address.port();
+    let version = if place.address.is_ipv4() { "4" } else { "6" };
     let mut command = place.namespace.command("socat");
     command.args([
         "-d",
         "-d",
         "-T10",
-        &format!("UDP4-LISTEN:{port},fork,reuseaddr"),
+        &format!("UDP{version}-LISTEN:{port},fork,reuseaddr"),
         "EXEC:cat",
     ]);
     let log = directory.join(format!("udp-{}.log", place.address));
@@ -225,7 +234,7 @@ pub fn random_file(path: &Path, length: u64) -> Result<()> {
 }
 
 fn listening(place: &Place, process: &mut Process) -> Result<()> {
-    let address = SocketAddr::from(place.address);
+    let address = place.address;
     wait::until(&format!("a server on {address}"), START, || {
         if let Some(status) = process.ended()? {
             anyhow::bail!(

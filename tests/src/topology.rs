@@ -1,13 +1,17 @@
 //! Networks to balance in. In all of them the balancer's interface towards the
-//! clients is `eth0`.
+//! clients is `eth0`. Whoever has an IPv4 address has the IPv6 one that belongs
+//! to it too ([`Family::of`]).
 //!
 //! Two things make veth behave as network cards do: `tx off` at clients and
 //! targets, so that packets bear full checksums, and (unless one asks for
 //! [`Peers::Plain`]) a pass program at the balancer's peers, which also turns
 //! on their NAPI: without it frames that XDP sends there are lost.
 
+mod cables;
+mod family;
+
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
 };
 
@@ -19,6 +23,8 @@ use crate::{
     programs::{self, Attached},
     require_root,
 };
+use cables::{Router, as_wire, cable, configure, forward, gateway, plug, switch_on};
+pub use family::Family;
 
 /// The client in all topologies.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -26,6 +32,11 @@ pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 pub const BALANCER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// An address on the client's network that nobody has.
 pub const FREE: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
+/// The client's address, and its router's, where it is behind one.
+pub const FAR_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 2);
+pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
+const FAR_ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 1);
+
 /// Whether the balancer's peers take frames that XDP sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peers {
@@ -35,11 +46,28 @@ pub enum Peers {
     Plain,
 }
 
+/// Who is behind a router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Far {
+    Nobody,
+    Client,
+    Targets,
+}
+
 /// A place for a server.
 #[derive(Clone, Debug)]
 pub struct Place {
     pub namespace: Namespace,
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
+}
+
+impl Place {
+    /// Names it by its address in a family.
+    pub fn speak(&mut self, family: Family) {
+        if let IpAddr::V4(address) = self.address.ip() {
+            self.address = family.at(address, self.address.port());
+        }
+    }
 }
 
 /// Namespaces and how they are connected.
@@ -49,7 +77,8 @@ pub struct Topology {
     pub balancer: Namespace,
     /// Where targets belong.
     pub targets: Vec<Place>,
-    _switch: Option<Namespace>,
+    switch: Option<Namespace>,
+    router: Option<Namespace>,
     attached: Vec<Attached>,
     directory: TempDir,
 }
@@ -65,7 +94,7 @@ impl Topology {
         let targets = (1..=targets)
             .map(|n| Place {
                 namespace: balancer.clone(),
-                address: SocketAddrV4::new(BALANCER, 8080 + n),
+                address: Family::V4.at(BALANCER, 8080 + n),
             })
             .collect();
         let programs = vec![programs::pass(&client, "eth0")?];
@@ -80,10 +109,10 @@ impl Topology {
     pub fn routed(targets: u8, peers: Peers) -> Result<Self> {
         let (series, client, balancer) = start()?;
         connect(&client, &balancer)?;
-        client.ip(&format!("route add default via {BALANCER}"))?;
+        gateway(&client, BALANCER)?;
         let mut places = Vec::new();
         for n in 1..=targets {
-            let (gateway, address) = (
+            let (near, address) = (
                 Ipv4Addr::new(10, 0, 10 + n, 1),
                 Ipv4Addr::new(10, 0, 10 + n, 2),
             );
@@ -91,12 +120,12 @@ impl Topology {
             let device = format!("eth{n}");
             cable((&target, "eth0"), (&balancer, &device))?;
             configure(&target, "eth0", address)?;
-            configure(&balancer, &device, gateway)?;
+            configure(&balancer, &device, near)?;
             as_wire(&target, "eth0")?;
-            target.ip(&format!("route add default via {gateway}"))?;
+            gateway(&target, near)?;
             places.push(Place {
                 namespace: target,
-                address: SocketAddrV4::new(address, 8080),
+                address: Family::V4.at(address, 8080),
             });
         }
         let mut programs = Vec::new();
@@ -114,29 +143,92 @@ impl Topology {
     /// # Errors
     /// As above.
     pub fn one_arm(targets: u8, peers: Peers) -> Result<Self> {
+        Self::switched(targets, peers, Far::Nobody)
+    }
+
+    /// The same, with the client or the targets behind a router, [`ROUTER`].
+    ///
+    /// # Errors
+    /// As above.
+    pub fn switched(targets: u8, peers: Peers, far: Far) -> Result<Self> {
         let (series, client, balancer) = start()?;
         let switch = Namespace::create(series, "switch")?;
-        switch.ip("link add br0 type bridge mcast_snooping 0")?;
-        switch.ip("link set br0 up")?;
-        plug(&switch, &client, "client", CLIENT)?;
+        switch_on(&switch)?;
         plug(&switch, &balancer, "balancer", BALANCER)?;
+        let router = Router::new(series, &switch, far)?;
+        match far {
+            Far::Client => router.attach(&client, "client", FAR_CLIENT)?,
+            Far::Nobody | Far::Targets => {
+                plug(&switch, &client, "client", CLIENT)?;
+                router.lead(&client)?;
+            }
+        }
+        router.lead(&balancer)?;
         as_wire(&client, "eth0")?;
         let mut places = Vec::new();
         for n in 1..=targets {
-            let address = Ipv4Addr::new(10, 0, 2, 20 + n);
             let target = Namespace::create(series, &format!("target{n}"))?;
-            plug(&switch, &target, &format!("target{n}"), address)?;
+            let name = format!("target{n}");
+            let third = if far == Far::Targets { 3 } else { 2 };
+            let address = Ipv4Addr::new(10, 0, third, 20 + n);
+            if far == Far::Targets {
+                router.attach(&target, &name, address)?;
+            } else {
+                plug(&switch, &target, &name, address)?;
+                router.lead(&target)?;
+            }
             as_wire(&target, "eth0")?;
             places.push(Place {
                 namespace: target,
-                address: SocketAddrV4::new(address, 8080),
+                address: Family::V4.at(address, 8080),
             });
         }
         let programs = match peers {
             Peers::TakeXdp => vec![programs::pass(&switch, "balancer")?],
             Peers::Plain => Vec::new(),
         };
-        Self::finish(client, balancer, places, Some(switch), programs)
+        let mut topology = Self::finish(client, balancer, places, Some(switch), programs)?;
+        topology.router = router.0;
+        Ok(topology)
+    }
+
+    /// Names the targets by their addresses in a family from now on.
+    pub fn speak(&mut self, family: Family) {
+        for place in &mut self.targets {
+            place.speak(family);
+        }
+    }
+
+    /// Makes the way from the router to the far client one with a smaller MTU,
+    /// which only the router knows of.
+    ///
+    /// # Errors
+    /// If there is no router, or a command fails.
+    pub fn narrow(&self, mtu: u16) -> Result<()> {
+        let router = self.router.as_ref().context("there is no router")?;
+        for family in Family::BOTH {
+            let (client, bits) = (family.of(FAR_CLIENT), family.bits());
+            router.ip(&format!(
+                "route add {client}/{bits} dev far0 mtu lock {mtu}"
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// Sets the MTU of every device.
+    ///
+    /// # Errors
+    /// If a command fails.
+    pub fn set_mtu(&self, mtu: u16) -> Result<()> {
+        let hosts = [&self.client, &self.balancer];
+        let hosts = hosts.into_iter().chain(self.switch.as_ref());
+        let targets = self.targets.iter().map(|place| &place.namespace);
+        for host in hosts.chain(targets) {
+            for device in host.devices()? {
+                host.ip(&format!("link set {device} mtu {mtu}"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Connects client and balancer again after their cable was deleted, by new
@@ -175,13 +267,14 @@ impl Topology {
         switch: Option<Namespace>,
         programs: Vec<Attached>,
     ) -> Result<Self> {
-        balancer.sysctl("ipv4/ip_forward", "1")?;
+        forward(&balancer)?;
         let directory = TempDir::with_prefix(netns::prefix()).context("no temporary directory")?;
         Ok(Self {
             client,
             balancer,
             targets,
-            _switch: switch,
+            switch,
+            router: None,
             attached: programs,
             directory,
         })
@@ -205,44 +298,4 @@ fn connect(client: &Namespace, balancer: &Namespace) -> Result<()> {
     configure(client, "eth0", CLIENT)?;
     configure(balancer, "eth0", BALANCER)?;
     as_wire(client, "eth0")
-}
-
-/// Connects two namespaces by a veth pair.
-fn cable(left: (&Namespace, &str), right: (&Namespace, &str)) -> Result<()> {
-    crate::command::run_words(&[
-        "ip",
-        "link",
-        "add",
-        "name",
-        left.1,
-        "netns",
-        left.0.name(),
-        "type",
-        "veth",
-        "peer",
-        "name",
-        right.1,
-        "netns",
-        right.0.name(),
-    ])
-    .map(drop)
-}
-
-/// Connects a host's `eth0` to a port of the switch.
-fn plug(switch: &Namespace, host: &Namespace, port: &str, address: Ipv4Addr) -> Result<()> {
-    cable((host, "eth0"), (switch, port))?;
-    switch.ip(&format!("link set {port} master br0"))?;
-    switch.ip(&format!("link set {port} up"))?;
-    configure(host, "eth0", address)
-}
-
-fn configure(host: &Namespace, device: &str, address: Ipv4Addr) -> Result<()> {
-    host.ip(&format!("address add {address}/24 dev {device}"))?;
-    host.ip(&format!("link set {device} up")).map(drop)
-}
-
-/// What is sent has its checksum computed; what comes goes through NAPI.
-fn as_wire(host: &Namespace, device: &str) -> Result<()> {
-    host.run(&format!("ethtool -K {device} tx off gro on"))
-        .map(drop)
 }

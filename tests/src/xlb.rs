@@ -5,9 +5,9 @@ use std::{
     env, fmt,
     fmt::Write as _,
     fs,
-    net::SocketAddrV4,
+    net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
     time::Duration,
 };
 
@@ -15,8 +15,15 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
-use crate::{command::run, netns::Namespace, process::Process, wait};
+use crate::{
+    command::{output, run},
+    netns::Namespace,
+    process::Process,
+    wait,
+};
 
+/// The configuration file's name.
+const CONFIG: &str = "xlb.toml";
 const START: Duration = Duration::from_secs(20);
 const STOP: Duration = Duration::from_secs(10);
 
@@ -51,6 +58,9 @@ pub struct Config {
     pub xdp_mode: Option<&'static str>,
     /// `tcx` or `clsact`.
     pub tc_mode: Option<&'static str>,
+    /// More lines in front of all tables, and tables behind them.
+    pub settings: String,
+    pub tables: String,
     pub listeners: Vec<Listener>,
     pub target_groups: Vec<TargetGroup>,
 }
@@ -58,21 +68,27 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub struct Listener {
     pub name: String,
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
+    /// Instead of the one port of `address`.
+    pub ports: Option<&'static str>,
     /// `tcp` or `udp`.
     pub protocol: &'static str,
     pub target_group: String,
+    /// More lines.
+    pub settings: String,
 }
 
 #[derive(Clone, Debug)]
 pub struct TargetGroup {
     pub name: String,
-    /// Addresses and weights.
-    pub targets: Vec<(SocketAddrV4, u16)>,
+    /// Addresses and weights. Port 0 stands for the client's.
+    pub targets: Vec<(SocketAddr, u16)>,
     pub preserve_client_ip: bool,
     /// The port to check, if not the one that gets the traffic. The checks are
     /// fast: every second, thresholds of 2.
     pub health_port: Option<u16>,
+    /// More of the group's settings, lines of TOML.
+    pub settings: String,
 }
 
 impl fmt::Display for Config {
@@ -86,6 +102,7 @@ impl fmt::Display for Config {
                 writeln!(f, "{key} = {value:?}")?;
             }
         }
+        writeln!(f, "{}\n{}", self.settings, self.tables)?;
         self.listeners
             .iter()
             .try_for_each(|listener| writeln!(f, "\n{listener}"))?;
@@ -100,13 +117,19 @@ impl fmt::Display for Listener {
         let Self {
             name,
             address,
+            ports,
             protocol,
             target_group,
+            settings,
         } = self;
-        write!(
+        let address = match ports {
+            Some(ports) => with_ports(*address, ports),
+            None => address.to_string(),
+        };
+        writeln!(
             f,
-            "[[listener]]\nname = {name:?}\naddress = \"{address}\"\nprotocol = {protocol:?}\n\
-             target_group = {target_group:?}"
+            "[[listener]]\nname = {name:?}\naddress = {address:?}\nprotocol = {protocol:?}\n\
+             target_group = {target_group:?}\n{settings}"
         )
     }
 }
@@ -115,19 +138,24 @@ impl fmt::Display for TargetGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut targets = String::new();
         for (address, weight) in &self.targets {
+            let address = match address.port() {
+                0 => with_ports(*address, "*"),
+                _ => address.to_string(),
+            };
             write!(
                 targets,
-                "\n  {{ address = \"{address}\", weight = {weight} }},"
+                "\n  {{ address = {address:?}, weight = {weight} }},"
             )?;
         }
         let Self {
             name,
             preserve_client_ip,
+            settings,
             ..
         } = self;
         write!(
             f,
-            "[[target_group]]\nname = {name:?}\ntargets = [{targets}\n]\n"
+            "[[target_group]]\nname = {name:?}\ntargets = [{targets}\n]\n{settings}\n"
         )?;
         if *preserve_client_ip {
             writeln!(f, "preserve_client_ip = true")?;
@@ -139,6 +167,14 @@ impl fmt::Display for TargetGroup {
         )?;
         self.health_port
             .map_or(Ok(()), |port| write!(f, "\nport = {port}"))
+    }
+}
+
+/// An address with these ports instead of its own.
+fn with_ports(address: SocketAddr, ports: &str) -> String {
+    match address {
+        SocketAddr::V4(address) => format!("{}:{ports}", address.ip()),
+        SocketAddr::V6(address) => format!("[{}]:{ports}", address.ip()),
     }
 }
 
@@ -156,9 +192,57 @@ impl Xlb {
     /// # Errors
     /// If it doesn't get ready soon.
     pub fn start(namespace: &Namespace, config: &Config, directory: &Path) -> Result<Self> {
-        let file = directory.join("xlb.toml");
+        let file = directory.join(CONFIG);
         fs::write(&file, config.to_string())?;
         Self::run(namespace, &["--config", &file.to_string_lossy()], directory)
+    }
+
+    /// Writes another configuration to the file, and has the agent apply it.
+    ///
+    /// # Errors
+    /// If it doesn't.
+    pub fn reload(&self, config: &Config) -> Result<()> {
+        let output = self.try_reload(&config.to_string())?;
+        ensure!(
+            output.status.success(),
+            "`xlb reload` ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
+    /// Writes a text to the configuration file, and says what `xlb reload` does
+    /// about it.
+    ///
+    /// # Errors
+    /// If that can't be run.
+    pub fn try_reload(&self, config: &str) -> Result<Output> {
+        fs::write(self.config(), config)?;
+        output(&mut self.command("reload")?)
+    }
+
+    /// Writes a text to the configuration file, sends SIGHUP, and gives what the
+    /// agent logs about it: up to a line with `until`.
+    ///
+    /// # Errors
+    /// If it doesn't log that soon.
+    pub fn hang_up(&self, config: &str, until: &str) -> Result<String> {
+        fs::write(self.config(), config)?;
+        let before = self.log().len();
+        self.process.signal(Signal::SIGHUP);
+        wait::until("a word about SIGHUP", STOP, || {
+            let log = self.log();
+            let new = log.get(before..).unwrap_or_default();
+            Ok(new.contains(until).then(|| new.to_owned()))
+        })
+    }
+
+    /// The configuration file of an agent that was [started](Self::start) with
+    /// one.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.socket.with_file_name(CONFIG)
     }
 
     /// Runs `xlb run` with these arguments and waits until it is ready. Its
@@ -200,7 +284,7 @@ impl Xlb {
     /// # Errors
     /// If it fails, or the JSON isn't as expected.
     pub fn status(&self) -> Result<Status> {
-        let json = run(self.status_command()?.arg("--json"))?;
+        let json = run(self.command("status")?.arg("--json"))?;
         serde_json::from_str(&json).with_context(|| format!("`xlb status --json` says: {json}"))
     }
 
@@ -209,7 +293,7 @@ impl Xlb {
     /// # Errors
     /// If it fails.
     pub fn status_text(&self) -> Result<String> {
-        run(&mut self.status_command()?)
+        run(&mut self.command("status")?)
     }
 
     /// Waits until a target's health is this.
@@ -218,7 +302,7 @@ impl Xlb {
     /// If it doesn't within `timeout`.
     pub fn wait_for_health(
         &self,
-        target: SocketAddrV4,
+        target: SocketAddr,
         health: &str,
         timeout: Duration,
     ) -> Result<()> {
@@ -263,9 +347,9 @@ impl Xlb {
         self.process.end_by(signal, STOP)
     }
 
-    fn status_command(&self) -> Result<Command> {
+    fn command(&self, subcommand: &str) -> Result<Command> {
         let mut command = self.namespace.command(binary()?);
-        command.arg("status").arg("--socket").arg(&self.socket);
+        command.arg(subcommand).arg("--socket").arg(&self.socket);
         Ok(command)
     }
 }
@@ -299,6 +383,7 @@ pub struct ListenerStatus {
 #[derive(Clone, Debug, Deserialize)]
 pub struct GroupStatus {
     pub name: String,
+    pub fail_open: bool,
     pub targets: Vec<TargetStatus>,
 }
 
@@ -306,8 +391,23 @@ pub struct GroupStatus {
 pub struct TargetStatus {
     pub address: String,
     pub health: String,
+    pub reason: Option<String>,
+    /// Of the group's new flows, from 0 to 1.
+    pub share: f64,
+    /// Seconds until a draining target's flows end.
+    pub remaining: Option<f64>,
+    pub checks: Checks,
     #[serde(flatten)]
     pub traffic: Traffic,
+}
+
+/// A target's health checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+pub struct Checks {
+    pub successes: u64,
+    pub failures: u64,
+    /// Seconds.
+    pub latency: Option<f64>,
 }
 
 /// Counters of a listener or a target.
@@ -321,7 +421,7 @@ pub struct Traffic {
 }
 
 impl TargetStatus {
-    fn is(&self, target: SocketAddrV4) -> bool {
+    fn is(&self, target: SocketAddr) -> bool {
         self.address == target.to_string() || self.address == format!(":{}", target.port())
     }
 }
@@ -341,7 +441,7 @@ impl Status {
     ///
     /// # Errors
     /// If there is no such target.
-    pub fn target(&self, target: SocketAddrV4) -> Result<&TargetStatus> {
+    pub fn target(&self, target: SocketAddr) -> Result<&TargetStatus> {
         let mut found = self.targets().filter(|(_, status)| status.is(target));
         let (_, status) = found
             .next()

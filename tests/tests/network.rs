@@ -3,14 +3,26 @@
 
 mod network {
     mod bystanders;
+    mod capacity;
     mod changes;
     mod clean;
     mod download;
+    mod dsr;
     mod errors;
+    mod fail_open;
     mod health;
     mod host_changes;
+    mod icmp;
+    mod interfaces;
+    mod jumbo;
+    mod life_cycle;
     mod load;
+    mod path_mtu;
+    mod protections;
+    mod reload;
     mod scenario;
+    mod slow_start;
     mod spread;
+    mod syn_flood;
     mod udp;
 }

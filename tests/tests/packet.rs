@@ -1,15 +1,38 @@
 //! The loaded programs on single packets (`BPF_PROG_TEST_RUN`), in tables: what
 //! goes in, the verdict, the exact bytes that come out, and the counters that
 //! moved. Expected bytes are built with etherparse, which computes every
-//! checksum from scratch. They need root.
+//! checksum from scratch. What a test run can't show, `wire` sends over devices.
+//! They need root.
 
 mod packet {
     mod builder;
+    mod ends;
     mod lab;
+    mod net;
+    mod step;
+    mod tunnel;
 
     mod bad_input;
+    mod dsr;
+    mod extensions;
     mod flows;
+    mod fragments;
+    mod generation;
+    mod icmp_echo;
+    mod icmp_errors;
+    mod idle;
+    mod jumbo;
+    mod kernel;
+    mod limits;
+    mod listeners;
+    mod max_segment;
     mod modes;
     mod not_ours;
+    mod reset;
+    mod security;
+    mod selection;
+    mod tables;
+    mod too_big;
     mod ways_out;
+    mod wire;
 }

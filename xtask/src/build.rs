@@ -1,4 +1,4 @@
-//! `cargo xtask build` and `run`.
+//! `cargo xtask build` and `run`, and executables for other commands.
 
 use std::{
     ffi::OsString,
@@ -19,19 +19,36 @@ use crate::command;
 pub fn release(workspace: &Path) -> Result<PathBuf> {
     let mut cargo = command::cargo(workspace);
     cargo.args(["build", "--release", "--package", "lb-user", "--bin", "xlb"]);
-    // Errors still reach the terminal; stdout says where the binary is.
-    cargo
-        .arg("--message-format=json-render-diagnostics")
-        .stderr(Stdio::inherit());
-    let output = cargo.output().context("can't start cargo")?;
-    if !output.status.success() {
-        bail!("xlb doesn't build");
+    let built = executables(&mut cargo)?;
+    let xlb = built.into_iter().find(|(name, _)| name == "xlb");
+    let (_, path) = xlb.context("cargo didn't say where it put xlb")?;
+    Ok(path)
+}
+
+/// Builds these test files, and doesn't run them. Returns each one's
+/// executable by its name.
+///
+/// # Errors
+/// If the build fails.
+pub fn tests(workspace: &Path, names: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+    let mut cargo = command::cargo(workspace);
+    cargo.args(["test", "--no-run", "--package", "xlb-tests"]);
+    cargo.args(names.iter().flat_map(|name| ["--test", name]));
+    executables(&mut cargo)
+}
+
+/// Shows what the programs cost the kernel's verifier, and fails if that is
+/// too near to its limits.
+///
+/// # Errors
+/// If we aren't root, the kernel refuses a program or it costs too much.
+pub fn stats(workspace: &Path) -> Result<()> {
+    if !command::is_root() {
+        bail!("--stats loads the programs to ask the kernel's verifier: run it as root");
     }
-    let messages = String::from_utf8(output.stdout).context("cargo's messages aren't UTF-8")?;
-    messages
-        .lines()
-        .find_map(executable)
-        .context("cargo didn't say where it put xlb")
+    let mut cargo = command::cargo(workspace);
+    cargo.args(["test", "--quiet", "--package", "xlb-tests"]);
+    command::run(cargo.args(["--test", "verifier", "--", "--show-output"]))
 }
 
 /// Builds xlb and becomes it, so that signals reach it directly.
@@ -44,12 +61,26 @@ pub fn run(workspace: &Path, arguments: &[OsString]) -> Result<()> {
     Err(error).with_context(|| format!("can't start {}", xlb.display()))
 }
 
-/// The path in the one message of cargo's that tells of the binary.
-fn executable(message: &str) -> Option<PathBuf> {
+/// Runs a cargo that builds: what executables there are now, by name.
+fn executables(cargo: &mut Command) -> Result<Vec<(String, PathBuf)>> {
+    // Errors still reach the terminal.
+    cargo
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit());
+    let output = cargo.output().context("can't start cargo")?;
+    if !output.status.success() {
+        bail!("xlb doesn't build");
+    }
+    let messages = String::from_utf8(output.stdout).context("cargo's messages aren't UTF-8")?;
+    Ok(messages.lines().filter_map(executable).collect())
+}
+
+/// The name and path in a message of cargo's that tells of an executable.
+fn executable(message: &str) -> Option<(String, PathBuf)> {
     let message: serde_json::Value = serde_json::from_str(message).ok()?;
-    let named = message.pointer("/target/name")?.as_str()? == "xlb";
+    let name = message.pointer("/target/name")?.as_str()?;
     let path = message.get("executable")?.as_str()?;
-    named.then(|| path.into())
+    Some((name.to_owned(), path.into()))
 }
 
 #[cfg(test)]
@@ -62,6 +93,6 @@ mod tests {
         let xlb = r#"{"reason":"compiler-artifact","target":{"name":"xlb"},"executable":"/t/xlb"}"#;
         assert_eq!(executable(other), None);
         assert_eq!(executable("plain text"), None);
-        assert_eq!(executable(xlb), Some("/t/xlb".into()));
+        assert_eq!(executable(xlb), Some(("xlb".to_owned(), "/t/xlb".into())));
     }
 }

@@ -4,7 +4,7 @@
 //! makes is held by values whose drop takes it back, after Ctrl-C too.
 
 use std::{
-    net::SocketAddrV4,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use xlb_tests::{
     client::{self, Attempt, Load, Spread},
     interrupt, netns,
     server::{HEALTH_BODY, HEALTH_PATH, Kind, WebServer},
-    topology::{BALANCER, CLIENT, Topology},
+    topology::{BALANCER, CLIENT, Family, Topology},
     wait,
     xlb::Xlb,
 };
@@ -24,7 +24,7 @@ mod screen;
 use screen::{Mark, Screen};
 
 const REQUESTS: u32 = 1000;
-const VIP: SocketAddrV4 = SocketAddrV4::new(BALANCER, 80);
+const VIP: SocketAddr = Family::V4.at(BALANCER, 80);
 /// Fast checks, so that the demo is short; the defaults are those of ELB.
 const FLAGS: [&[&str]; 3] = [
     &[
@@ -64,7 +64,7 @@ pub fn run() -> Result<()> {
     // What `show` made is gone by now, if all went well or not.
     let left = netns::of_process(std::process::id())?;
     ensure!(left.is_empty(), "namespaces are left behind: {left:?}");
-    let (directory, processes) = outcome?;
+    let (directory, processes) = outcome.or_else(plain)?;
     ensure!(
         !directory.exists(),
         "{} is left behind",
@@ -79,6 +79,11 @@ pub fn run() -> Result<()> {
         "namespaces, links, programs and processes: nothing is left behind",
     );
     Ok(())
+}
+
+/// On Ctrl-C whatever was waited for fails, with logs that say nothing about it.
+fn plain<T>(error: anyhow::Error) -> Result<T> {
+    interrupt::check().and(Err(error))
 }
 
 /// Gives what must be gone afterwards: a directory and processes.
@@ -344,4 +349,29 @@ fn shown(words: &[&str]) -> String {
 
 fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn an_interrupt_is_all_there_is_to_say() {
+        let text = |error: Result<()>| format!("{:#}", error.unwrap_err());
+        let failed = || plain::<()>(anyhow!("waited in vain").context("its log: …"));
+        assert_eq!(text(failed()), "its log: …: waited in vain");
+
+        interrupt::install().unwrap();
+        let own = std::process::id().to_string();
+        let kill = Command::new("kill").args(["-INT", &own]).status();
+        assert!(kill.unwrap().success());
+        while interrupt::check().is_ok() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(text(failed()), "interrupted");
+    }
 }

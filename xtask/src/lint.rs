@@ -1,6 +1,6 @@
 //! `cargo xtask lint`: formatting and lints; everything runs, then it fails.
 
-use std::{ffi::OsString, path::Path, process::Command};
+use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -12,6 +12,32 @@ use crate::{
 /// What builds for the host; lb-ebpf needs a target of its own.
 const HOST_PACKAGES: [&str; 4] = ["lb-common", "lb-user", "xtask", "xlb-tests"];
 
+/// A tool that not everyone has.
+struct Tool {
+    name: &'static str,
+    /// What is started: cargo, for a command of cargo's.
+    runs: &'static str,
+    /// The package that `cargo install` makes it from.
+    package: &'static str,
+}
+
+/// Formats TOML files, as taplo.toml says.
+const TAPLO: Tool = Tool {
+    name: "taplo",
+    runs: "taplo",
+    package: "taplo-cli",
+};
+/// Checks what we depend on, as deny.toml says.
+const DENY: Tool = Tool {
+    name: "cargo-deny",
+    runs: "cargo",
+    package: "cargo-deny",
+};
+/// What needs no network.
+const DENIED: [&str; 5] = ["deny", "check", "bans", "licenses", "sources"];
+/// What needs the database of advisories, which comes by network.
+const ADVISORIES: [&str; 3] = ["deny", "check", "advisories"];
+
 /// Checks formatting and lints.
 ///
 /// # Errors
@@ -19,10 +45,11 @@ const HOST_PACKAGES: [&str; 4] = ["lb-common", "lb-user", "xtask", "xlb-tests"];
 pub fn run(workspace: &Path) -> Result<()> {
     let mut commands = vec![format(workspace), clippy(workspace)];
     commands.extend(clippy_bpf(workspace)?);
-    commands.extend(installed(workspace, "taplo", "taplo", &["fmt", "--check"]));
-    // Licences would need a list of those allowed; these checks need none.
-    let deny = ["deny", "check", "advisories", "bans", "sources"];
-    commands.extend(installed(workspace, "cargo-deny", "cargo", &deny));
+    commands.extend(installed(workspace, &TAPLO, &["fmt", "--check"]));
+    if let Some(deny) = installed(workspace, &DENY, &DENIED) {
+        commands.push(deny);
+        commands.extend(advisories(workspace));
+    }
 
     let mut failed = Vec::new();
     for mut command in commands {
@@ -93,13 +120,26 @@ fn clippy_bpf(workspace: &Path) -> Result<Option<Command>> {
     Ok(Some(command))
 }
 
-/// A check by a tool that not everyone has.
-fn installed(workspace: &Path, tool: &str, program: &str, arguments: &[&str]) -> Option<Command> {
-    if toolchain::on_path(tool).is_none() {
-        println!("=== {tool}: left out, it isn't installed");
+/// A check by a tool, if that is installed; else says how to install it.
+fn installed(workspace: &Path, tool: &Tool, arguments: &[&str]) -> Option<Command> {
+    if toolchain::on_path(tool.name).is_none() {
+        println!(
+            "=== {}: left out, it isn't installed; `cargo install {} --locked` does that",
+            tool.name, tool.package
+        );
         return None;
     }
-    let mut command = Command::new(OsString::from(program));
+    let mut command = Command::new(tool.runs);
     command.current_dir(workspace).args(arguments);
     Some(command)
+}
+
+/// The check for advisories, if their database can be fetched.
+fn advisories(workspace: &Path) -> Option<Command> {
+    let mut fetch = installed(workspace, &DENY, &["deny", "fetch", "db"])?;
+    if !command::succeeds(&mut fetch) {
+        println!("=== advisories: left out, their database can't be fetched from here");
+        return None;
+    }
+    installed(workspace, &DENY, &ADVISORIES)
 }

@@ -6,16 +6,14 @@
 mod build;
 mod command;
 mod demo;
+mod fuzz;
+mod kernels;
 mod lint;
 mod setup;
 mod test;
 mod toolchain;
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{env, ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -40,7 +38,11 @@ enum Task {
         check: bool,
     },
     /// Build the agent, with the kernel programs in it, for release
-    Build,
+    Build {
+        /// Show what the programs cost the kernel's verifier; needs root
+        #[arg(long)]
+        stats: bool,
+    },
     /// Build xlb and run it: cargo xtask run -- ARGS
     Run {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -53,8 +55,19 @@ enum Task {
         /// Only this tier
         #[arg(long)]
         tier: Option<test::Tier>,
+        /// The packet tests on this kernel and, emulated, on others that xlb supports
+        #[arg(long, conflicts_with = "tier")]
+        kernels: bool,
         /// Only tests whose name contains this
         filter: Option<String>,
+    },
+    /// Run the kernel programs against a model of them, on made-up packets
+    Fuzz {
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// Of an earlier run; without it another one each time
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Check formatting and lints, warnings being errors
     Lint,
@@ -76,19 +89,34 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Setup { check: true } => setup::check(&workspace),
         Task::Setup { check: false } => setup::run(&workspace),
-        Task::Build => build::release(&workspace).map(|path| println!("{}", path.display())),
+        Task::Build { stats } => {
+            println!("{}", build::release(&workspace)?.display());
+            if stats {
+                build::stats(&workspace)?;
+            }
+            Ok(())
+        }
         Task::Run { arguments } => build::run(&workspace, &arguments),
         Task::Demo => {
             setup::run(&workspace)?;
             build::release(&workspace)?;
             demo::run()
         }
-        Task::Test { tier, filter } => test::run(&workspace, tier, filter.as_deref()),
+        Task::Test {
+            kernels: true,
+            filter,
+            ..
+        } => test::kernels(&workspace, filter.as_deref()),
+        Task::Test { tier, filter, .. } => test::run(&workspace, tier, filter.as_deref()),
+        Task::Fuzz { minutes, seed } => fuzz::run(&workspace, minutes, seed),
         Task::Lint => lint::run(&workspace),
     }
 }
 
+/// The one that cargo runs this in. A tree that was copied with its build
+/// directory may have a binary that was built in another.
 fn workspace() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap_or(own).to_owned()
+    let own = env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    own.parent().unwrap_or(&own).to_owned()
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: finds or installs what building and testing needs.
 
 mod bpf;
+mod emulated;
 mod packages;
 mod step;
 
@@ -9,6 +10,7 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, Result, bail};
 
 use crate::toolchain::Toolchain;
+pub use emulated::{emulator, kernel};
 use packages::Program;
 
 /// Reports what is there and what is missing, and changes nothing.

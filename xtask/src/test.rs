@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
-use crate::{build, command, setup};
+use crate::{build, command, kernels, setup};
 
 /// What a test needs to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,9 +42,9 @@ impl Tier {
 
 /// Tests that passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Count {
-    passed: u32,
-    failed: u32,
+pub struct Count {
+    pub passed: u32,
+    pub failed: u32,
 }
 
 impl AddAssign for Count {
@@ -65,24 +65,48 @@ pub fn run(workspace: &Path, tier: Option<Tier>, filter: Option<&str>) -> Result
         .into_iter()
         .filter(|each| tier.is_none_or(|wanted| wanted == *each))
     {
-        println!("\n=== {} tests", tier.name());
-        let start = Instant::now();
-        let count = run_tier(workspace, tier, filter).unwrap_or_else(|error| {
-            eprintln!("{} tests: {error:#}", tier.name());
-            // A tier that couldn't run is a failure, without a number of its own.
-            Count {
-                passed: 0,
-                failed: 1,
-            }
-        });
-        sum += count;
-        let Count { passed, failed } = count;
-        let seconds = start.elapsed().as_secs();
-        println!(
-            "=== {}: {passed} passed, {failed} failed in {seconds} s",
-            tier.name()
-        );
+        sum += part(tier.name(), || run_tier(workspace, tier, filter));
     }
+    conclude(sum)
+}
+
+/// Sets the machine up and runs the packet tests on the running kernel, then
+/// on others in emulation.
+///
+/// # Errors
+/// If set-up fails, a kernel can't run or a test fails.
+pub fn kernels(workspace: &Path, filter: Option<&str>) -> Result<()> {
+    setup::run(workspace)?;
+    let rig = kernels::Rig::prepare(workspace)?;
+    let mut sum = part(Tier::Packet.name(), || {
+        run_tier(workspace, Tier::Packet, filter)
+    });
+    for kernel in &kernels::KERNELS {
+        let name = format!("Linux {}", kernel.name);
+        sum += part(&name, || rig.run(kernel, filter));
+    }
+    conclude(sum)
+}
+
+/// Runs some of the tests, and says so before and how they went after.
+fn part(name: &str, tests: impl FnOnce() -> Result<Count>) -> Count {
+    println!("\n=== {name} tests");
+    let start = Instant::now();
+    let count = tests().unwrap_or_else(|error| {
+        eprintln!("{name} tests: {error:#}");
+        // Tests that couldn't run are a failure, without a number of their own.
+        Count {
+            passed: 0,
+            failed: 1,
+        }
+    });
+    let Count { passed, failed } = count;
+    let seconds = start.elapsed().as_secs();
+    println!("=== {name}: {passed} passed, {failed} failed in {seconds} s");
+    count
+}
+
+fn conclude(sum: Count) -> Result<()> {
     println!("\n{} passed, {} failed", sum.passed, sum.failed);
     if sum.failed > 0 {
         bail!("not all tests passed");
@@ -98,11 +122,17 @@ fn run_tier(workspace: &Path, tier: Tier, filter: Option<&str>) -> Result<Count>
     cargo.args(["test", "--no-fail-fast"]);
     if tier != Tier::Unit {
         cargo.args(["--package", "xlb-tests", "--test", tier.name()]);
-        if tier == Tier::Packet {
-            // What the agent sees of a host needs root and a kernel, no peers.
-            cargo.args(["--test", "host"]);
+    }
+    match tier {
+        Tier::Unit => {}
+        // What the agent sees of a host, what the verifier says and the fuzz
+        // test need root and a kernel, and no peers.
+        Tier::Packet => {
+            cargo.args(["--test", "host", "--test", "verifier", "--test", "fuzz"]);
         }
-        cargo.env("XLB_BIN", build::release(workspace)?);
+        Tier::Network => {
+            cargo.env("XLB_BIN", build::release(workspace)?);
+        }
     }
     cargo.args(filter);
     if tier == Tier::Network {
@@ -135,7 +165,7 @@ fn stream(cargo: &mut Command) -> Result<Count> {
 }
 
 /// The numbers in libtest's `test result: ok. 5 passed; 0 failed; …`.
-fn parse_result(line: &str) -> Option<Count> {
+pub fn parse_result(line: &str) -> Option<Count> {
     let (_, numbers) = line.strip_prefix("test result: ")?.split_once(". ")?;
     let number = |name| {
         let field = numbers

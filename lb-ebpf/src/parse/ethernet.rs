@@ -3,15 +3,27 @@
 use lb_common::{Be16, counters::DropReason, limits::MAX_VLAN_TAGS, settings::VlanTag};
 use network_types::eth::EthHdr;
 
-use super::Tags;
 use crate::packet::Packet;
+
+/// The protocol numbers that follow an Ethernet header (IEEE 802 numbers).
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+pub const ETHERTYPE_IPV6: u16 = 0x86DD;
 
 const VLAN: u16 = 0x8100;
 const SERVICE_VLAN: u16 = 0x88A8;
-const TAG_LENGTH: usize = 4;
+pub const TAG_LENGTH: usize = 4;
 /// Offset of the type field in the Ethernet header; a tag is inserted there.
 pub const TYPE_OFFSET: usize = 12;
 
+/// The frame's VLAN tags, outermost first.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Tags {
+    pub count: usize,
+    pub tags: [VlanTag; MAX_VLAN_TAGS],
+}
+
+#[derive(Clone, Copy)]
 pub struct Link {
     pub ethertype: u16,
     /// Of the header, tags included.

@@ -1,17 +1,21 @@
 //! The agent's state as `xlb status` shows it.
 
+use std::{collections::BTreeSet, time::Instant};
+
 use tracing::warn;
 
 use super::Agent;
 use crate::{
+    address::with_port,
     api::{
-        FlowsStatus, GroupStatus, InterfaceStatus, ListenerStatus, Status, TargetStatus,
-        TrafficStatus,
+        ChecksStatus, FlowsStatus, GroupStatus, InterfaceStatus, ListenerStatus, Status,
+        TargetStatus, TrafficStatus,
     },
-    config::{Listener, Target, TargetGroup},
+    config::{Listener, TargetGroup},
     dataplane::MapError,
-    health::{Health, TargetHealth},
+    health::Health,
     reconcile::TargetKey,
+    registry::Registered,
 };
 
 impl Agent {
@@ -26,12 +30,7 @@ impl Agent {
                 .iter()
                 .map(|l| self.listener_status(l))
                 .collect(),
-            target_groups: self
-                .config
-                .target_groups
-                .iter()
-                .map(|g| self.group_status(g))
-                .collect(),
+            target_groups: self.group_statuses(),
             flows: FlowsStatus {
                 established: self.swept.established,
                 half_open: self.swept.half_open,
@@ -69,7 +68,7 @@ impl Agent {
             .unwrap_or_default();
         ListenerStatus {
             name: listener.name.clone(),
-            address: socket_address(listener.address, listener.port),
+            address: with_port(listener.address, listener.ports),
             protocol: listener.protocol.to_string(),
             target_group: self.config.target_groups[listener.target_group]
                 .name
@@ -78,22 +77,54 @@ impl Agent {
         }
     }
 
+    /// The configured groups, each with the targets that drain, and those that
+    /// aren't configured any more but whose targets drain.
+    fn group_statuses(&self) -> Vec<GroupStatus> {
+        let groups = &self.config.target_groups;
+        let mut statuses: Vec<GroupStatus> =
+            groups.iter().map(|it| self.group_status(it)).collect();
+        let configured: BTreeSet<TargetKey> = TargetKey::all(&self.config).collect();
+        let draining = self.registry.draining();
+        for (key, target) in draining.filter(|(key, _)| !configured.contains(key)) {
+            let status = self.target_status(key, target);
+            match statuses.iter_mut().find(|group| group.name == key.group) {
+                Some(group) => group.targets.push(status),
+                None => statuses.push(GroupStatus {
+                    name: key.group.clone(),
+                    // Of a group that is gone only its targets are known.
+                    forwarding: "removed".to_owned(),
+                    encapsulation: None,
+                    fail_open: false,
+                    targets: vec![status],
+                }),
+            }
+        }
+        statuses
+    }
+
     fn group_status(&self, group: &TargetGroup) -> GroupStatus {
+        let keys = group.targets.iter().map(|it| TargetKey::new(group, it));
+        let balance = self.balances.get(&group.name);
         GroupStatus {
             name: group.name.clone(),
-            targets: group
-                .targets
-                .iter()
-                .map(|t| self.target_status(group, t))
+            forwarding: group.forwarding.mode().to_owned(),
+            encapsulation: group.forwarding.encapsulation().map(str::to_owned),
+            fail_open: balance.is_some_and(|balance| balance.fail_open),
+            targets: keys
+                .filter_map(|key| Some(self.target_status(&key, self.registry.get(&key)?)))
                 .collect(),
         }
     }
 
-    fn target_status(&self, group: &TargetGroup, target: &Target) -> TargetStatus {
-        let key = TargetKey::new(group, target);
-        let unknown = TargetHealth::new(self.started);
-        let health = self.health.get(&key).unwrap_or(&unknown);
-        let id = self.ids.target(&key);
+    fn share(&self, key: &TargetKey) -> f64 {
+        let (id, balance) = (self.ids.target(key), self.balances.get(&key.group));
+        id.zip(balance)
+            .map_or(0.0, |(id, balance)| balance.share(id))
+    }
+
+    fn target_status(&self, key: &TargetKey, target: &Registered) -> TargetStatus {
+        let health = &target.health;
+        let id = self.ids.target(key);
         let flows = id.and_then(|id| self.swept.by_target.get(id as usize));
         let traffic: TrafficStatus = id
             .and_then(|id| read(self.dataplane.target_traffic(id)))
@@ -101,24 +132,26 @@ impl Agent {
             .into();
         // A healthy target's last failure isn't why it is healthy.
         let reason = health.reason.filter(|_| health.health != Health::Healthy);
+        let left = |end: Instant| end.saturating_duration_since(Instant::now());
         TargetStatus {
-            address: socket_address(target.address, target.port),
+            address: key.to_string(),
             weight: target.weight,
+            share: self.share(key),
             health: health.health.to_string(),
             reason: reason.map(|reason| reason.code().to_owned()),
             description: reason.map(|reason| reason.to_string()),
             since: health.since,
+            remaining: target.ends.map(|end| left(end).as_secs_f64()),
+            checks: ChecksStatus {
+                successes: health.successes,
+                failures: health.failures,
+                inconclusive: health.inconclusive,
+                contrary: health.contrary,
+                latency: health.latency.map(|latency| latency.as_secs_f64()),
+            },
             flows: flows.copied().unwrap_or_default(),
             traffic,
         }
-    }
-}
-
-/// As the configuration has it.
-fn socket_address(address: Option<std::net::IpAddr>, port: std::num::NonZeroU16) -> String {
-    match address {
-        Some(address) => std::net::SocketAddr::new(address, port.get()).to_string(),
-        None => format!(":{port}"),
     }
 }
 

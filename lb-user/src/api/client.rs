@@ -7,11 +7,11 @@ use std::{
 };
 
 use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
+use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::Status;
+use super::{Status, reload::INVALID};
 
 /// An agent that takes longer is stuck.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,13 +43,52 @@ pub enum ClientError {
 /// # Errors
 /// If none answers, in time and in full.
 pub async fn status(path: &Path) -> Result<Status, ClientError> {
-    let body = tokio::time::timeout(TIMEOUT, get(path, "/status"))
-        .await
-        .map_err(|_| ClientError::Timeout)??;
-    Ok(serde_json::from_slice(&body)?)
+    let answer = ask(path, Method::GET, "/status").await?;
+    match answer.status {
+        StatusCode::OK => Ok(serde_json::from_slice(&answer.body)?),
+        _ => Err(answer.refused()),
+    }
 }
 
-async fn get(path: &Path, target: &str) -> Result<Bytes, ClientError> {
+/// Asks the agent on the socket `path` to read its configuration again. Says
+/// what is odd about it, or else, as the inner error, what is wrong with it.
+///
+/// # Errors
+/// If none answers, or it couldn't do it for another reason.
+pub async fn reload(path: &Path) -> Result<Result<String, String>, ClientError> {
+    let answer = ask(path, Method::POST, "/reload").await?;
+    match answer.status {
+        StatusCode::OK => Ok(Ok(answer.text())),
+        INVALID => Ok(Err(answer.text())),
+        _ => Err(answer.refused()),
+    }
+}
+
+struct Answer {
+    status: StatusCode,
+    body: Bytes,
+}
+
+impl Answer {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    fn refused(&self) -> ClientError {
+        ClientError::Refused {
+            status: self.status,
+            body: self.text().trim().to_owned(),
+        }
+    }
+}
+
+async fn ask(path: &Path, method: Method, target: &str) -> Result<Answer, ClientError> {
+    tokio::time::timeout(TIMEOUT, send(path, method, target))
+        .await
+        .map_err(|_| ClientError::Timeout)?
+}
+
+async fn send(path: &Path, method: Method, target: &str) -> Result<Answer, ClientError> {
     let stream = UnixStream::connect(path).await.map_err(|source| {
         let path = path.to_owned();
         match source.kind() {
@@ -62,6 +101,7 @@ async fn get(path: &Path, target: &str) -> Result<Bytes, ClientError> {
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let mut request = Request::new(Empty::<Bytes>::new());
+    *request.method_mut() = method;
     // A constant path and host: neither can fail to parse.
     *request.uri_mut() = hyper::Uri::try_from(target).unwrap_or_default();
     request
@@ -71,12 +111,7 @@ async fn get(path: &Path, target: &str) -> Result<Bytes, ClientError> {
         let response = sender.send_request(request).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
-        if status == StatusCode::OK {
-            Ok(body)
-        } else {
-            let body = String::from_utf8_lossy(&body).trim().to_owned();
-            Err(ClientError::Refused { status, body })
-        }
+        Ok(Answer { status, body })
     };
     tokio::select! {
         answer = exchange => answer,

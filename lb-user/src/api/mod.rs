@@ -3,15 +3,19 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /status` | [`Status`] |
+//! | `POST /reload` | what is odd about the configuration, or why it isn't applied |
 
 mod client;
+mod reload;
 mod server;
 mod status;
 
-pub use client::{ClientError, status as fetch_status};
+pub use client::{ClientError, reload, status as fetch_status};
+pub use reload::ReloadError;
 pub use server::{Request, Server, SocketError};
 pub use status::{
-    FlowsStatus, GroupStatus, InterfaceStatus, ListenerStatus, Status, TargetStatus, TrafficStatus,
+    ChecksStatus, FlowsStatus, GroupStatus, InterfaceStatus, ListenerStatus, Status, TargetStatus,
+    TrafficStatus,
 };
 
 /// Where the agent listens unless told otherwise.

@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     fs, io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,18 +23,24 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::Status;
+use super::{ReloadError, Status};
+use crate::config::Diagnostics;
+
+const NOT_SERVING: &str = "the agent is starting or stopping: ask again\n";
 
 /// A request to the agent's task, with the way to answer it.
 #[derive(Debug)]
 pub enum Request {
     Status(oneshot::Sender<Status>),
+    Reload(oneshot::Sender<Result<Diagnostics, ReloadError>>),
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     #[error("another xlb is running and answers on {path}: stop it, or give this one --socket")]
     Taken { path: PathBuf },
+    #[error("{path} is there and is no socket: give --socket a path where no file is")]
+    NoSocket { path: PathBuf },
     #[error("could not {action} {path}")]
     Io {
         action: &'static str,
@@ -52,32 +58,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds `path`, readable and writable by its owner only. A file that a dead
-    /// agent has left is replaced.
+    /// Binds `path`, readable and writable by its owner only. A socket that a
+    /// dead agent has left is replaced.
     ///
     /// # Errors
-    /// If another agent answers there, or the path can't be bound.
+    /// If another agent answers there, something else than a socket is there,
+    /// or the path can't be bound.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
-        let failed = |action| {
-            move |source| SocketError::Io {
-                action,
-                path: path.to_owned(),
-                source,
-            }
-        };
+        let failed = |action| failed(path, action);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed("create the folder of"))?;
         }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(SocketError::Taken {
-                path: path.to_owned(),
-            });
-        }
-        match fs::remove_file(path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("remove the stale socket")(error)),
-        }
+        remove_stale(path)?;
         let listener = UnixListener::bind(path).map_err(failed("bind"))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))
             .map_err(failed("set the permissions of"))?;
@@ -115,6 +107,35 @@ impl Drop for Server {
     }
 }
 
+fn failed(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> SocketError {
+    move |source| SocketError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Removes a socket that nobody listens on, and nothing else.
+fn remove_stale(path: &Path) -> Result<(), SocketError> {
+    // Not through a symbolic link: it would be the link that is removed.
+    let file = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file.map_err(failed(path, "look at"))?,
+    };
+    let path = path.to_owned();
+    if !file.file_type().is_socket() {
+        return Err(SocketError::NoSocket { path });
+    }
+    match std::os::unix::net::UnixStream::connect(&path) {
+        Ok(_) => Err(SocketError::Taken { path }),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(&path).map_err(failed(&path, "remove the stale socket"))
+        }
+        // A full queue, or rights that are missing: somebody may listen.
+        Err(error) => Err(failed(&path, "find out whether anyone listens on")(error)),
+    }
+}
+
 async fn connection(stream: UnixStream, agent: mpsc::Sender<Request>) {
     let service = service_fn(|request| answer(request, agent.clone()));
     let served = http1::Builder::new()
@@ -133,30 +154,106 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     Ok(match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => status(&agent).await,
+        (&Method::POST, "/reload") => reload(&agent).await,
         (_, "/status") => text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n"),
-        _ => text(StatusCode::NOT_FOUND, "there is only /status\n"),
+        (_, "/reload") => text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "there are only /status and /reload\n",
+        ),
     })
 }
 
-async fn status(agent: &mpsc::Sender<Request>) -> Response<Full<Bytes>> {
+/// The agent's answer; `None` if it is stopping.
+async fn ask<T>(
+    agent: &mpsc::Sender<Request>,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
-    if agent.send(Request::Status(sender)).await.is_err() {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n");
+    agent.send(request(sender)).await.ok()?;
+    receiver.await.ok()
+}
+
+async fn reload(agent: &mpsc::Sender<Request>) -> Response<Full<Bytes>> {
+    match ask(agent, Request::Reload).await {
+        Some(Ok(warnings)) => text(StatusCode::OK, &warnings.to_string()),
+        Some(Err(error)) => text(error.status(), &error.to_string()),
+        None => not_serving(),
     }
-    match receiver.await.map(|status| serde_json::to_vec(&status)) {
-        Ok(Ok(json)) => {
+}
+
+async fn status(agent: &mpsc::Sender<Request>) -> Response<Full<Bytes>> {
+    let status = ask(agent, Request::Status).await;
+    match status.map(|status| serde_json::to_vec(&status)) {
+        Some(Ok(json)) => {
             let mut response = Response::new(Full::from(json));
             let json = hyper::header::HeaderValue::from_static("application/json");
             response.headers_mut().insert(CONTENT_TYPE, json);
             response
         }
-        Ok(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
-        Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n"),
+        Some(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        None => not_serving(),
     }
+}
+
+fn not_serving() -> Response<Full<Bytes>> {
+    text(StatusCode::SERVICE_UNAVAILABLE, NOT_SERVING)
 }
 
 fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(body.to_owned()));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener as StdListener;
+
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let folder = std::env::temp_dir().join(format!("xlb-{name}-{}", std::process::id()));
+            fs::create_dir_all(&folder).unwrap();
+            Self(folder)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_stale_socket_is_replaced() {
+        let folder = Folder::new("stale");
+        let path = folder.0.join("new/xlb.sock");
+        drop(Server::bind(&path).unwrap());
+        assert!(!path.exists(), "the server removes its own socket");
+
+        drop(StdListener::bind(&path).unwrap());
+        let server = Server::bind(&path).expect("nobody listens any more");
+        let second = Server::bind(&path).unwrap_err();
+        assert!(matches!(second, SocketError::Taken { .. }), "{second}");
+        assert!(path.exists(), "the first one's socket stays");
+        drop(server);
+    }
+
+    #[tokio::test]
+    async fn nothing_else_is_removed() {
+        let folder = Folder::new("file");
+        let (file, link) = (folder.0.join("passwd"), folder.0.join("link"));
+        fs::write(&file, "precious").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [&file, &link, &folder.0] {
+            let error = Server::bind(path).unwrap_err();
+            assert!(matches!(error, SocketError::NoSocket { .. }), "{error}");
+        }
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
 }

@@ -33,7 +33,8 @@ pub struct InterfaceStatus {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ListenerStatus {
     pub name: String,
-    /// As configured: `10.0.2.15:80`, or `:80` for every address.
+    /// As configured: `10.0.2.15:80`, `[2001:db8::1]:8000-8999`, or `:80` for
+    /// every address.
     pub address: String,
     /// `tcp` or `udp`.
     pub protocol: String,
@@ -45,14 +46,27 @@ pub struct ListenerStatus {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GroupStatus {
     pub name: String,
+    /// `nat` or `dsr`; `removed` for a group that is gone and drains.
+    #[serde(default)]
+    pub forwarding: String,
+    /// Of `dsr`: `none`, `ipip`, `gue` or `geneve`.
+    #[serde(default)]
+    pub encapsulation: Option<String>,
+    /// Too few targets are healthy, so new flows go to all of them.
+    #[serde(default)]
+    pub fail_open: bool,
     pub targets: Vec<TargetStatus>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TargetStatus {
-    /// As configured: `10.0.2.15:8081`, or `:8081` for a port of this host.
+    /// As configured: `10.0.2.15:8081`, `10.0.2.15:*` for the client's port, or
+    /// `:8081` for a port of this host.
     pub address: String,
     pub weight: u16,
+    /// Of the group's new flows, from 0 to 1, at present.
+    #[serde(default)]
+    pub share: f64,
     /// `initial`, `healthy`, `unhealthy`, `draining` or `unused`.
     pub health: String,
     /// A stable word for scripts, and a sentence; absent for a healthy target.
@@ -61,11 +75,29 @@ pub struct TargetStatus {
     /// Since when `health` is so, seconds since 1970 (UTC).
     #[serde(with = "epoch")]
     pub since: SystemTime,
+    /// While it is `draining`: seconds until its flows end.
+    #[serde(default)]
+    pub remaining: Option<f64>,
+    #[serde(default)]
+    pub checks: ChecksStatus,
     /// Established flows as of the last sweep, at most a few seconds ago.
     #[serde(default)]
     pub flows: u64,
     #[serde(flatten)]
     pub traffic: TrafficStatus,
+}
+
+/// A target's health checks since it was registered.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct ChecksStatus {
+    pub successes: u64,
+    pub failures: u64,
+    /// Checks that this host couldn't make.
+    pub inconclusive: u64,
+    /// Last results in a row that speak against `health`.
+    pub contrary: u32,
+    /// Of the last check, in seconds; `null` before the first one.
+    pub latency: Option<f64>,
 }
 
 /// Bytes are IP bytes.

@@ -21,12 +21,11 @@ pub(super) fn run(command: &Check) -> anyhow::Result<ExitCode> {
         Ok(parsed) => {
             eprint!("{}", parsed.warnings);
             let listeners = parsed.config.listeners.len();
-            let groups = &parsed.config.target_groups;
-            let targets: usize = groups.iter().map(|group| group.targets.len()).sum();
+            let groups = parsed.config.target_groups.len();
+            let targets = parsed.config.targets();
             println!(
-                "{}: valid: {listeners} listeners, {} target groups, {targets} targets",
+                "{}: valid: {listeners} listeners, {groups} target groups, {targets} targets",
                 command.file.display(),
-                groups.len()
             );
             ExitCode::SUCCESS
         }

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod reload;
 mod run;
 mod status;
 
@@ -30,6 +31,7 @@ Files:
 Examples:
   xlb run --interface eth0 --listen :80 --target :8081 --target :8082
   xlb check /etc/xlb/xlb.toml && xlb run --config /etc/xlb/xlb.toml
+  xlb reload
   xlb status --json | jq '.target_groups[].targets[] | select(.health != \"healthy\")'")]
 pub struct Cli {
     #[command(subcommand)]
@@ -40,6 +42,7 @@ pub struct Cli {
 enum Command {
     Run(Box<run::Run>),
     Check(check::Check),
+    Reload(reload::Reload),
     Status(status::Status),
 }
 
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(command) => run::run(&command),
         Command::Check(command) => check::run(&command),
+        Command::Reload(command) => reload::run(&command),
         Command::Status(command) => status::run(&command),
     };
     result.unwrap_or_else(|error| {
@@ -90,4 +94,32 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .context("could not start the async runtime")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// Of `xlb --help` and `xlb run --help`, as far as they are one command.
+    #[test]
+    fn the_examples_of_the_help_are_right() {
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        let mut help = command.render_long_help().to_string();
+        let run = command.find_subcommand_mut("run").unwrap();
+        help += &run.render_long_help().to_string();
+        for part in ["Exit codes:", "Signals:", "RUST_LOG", "--health-protocol"] {
+            assert!(help.contains(part), "{part} is missing in\n{help}");
+        }
+        let examples = help.lines().filter_map(|line| {
+            let start = line.find("xlb run --interface")?;
+            line[..start].trim().is_empty().then(|| line.trim())
+        });
+        let parsed: Vec<_> = examples
+            .map(|example| Cli::try_parse_from(example.split_whitespace()).unwrap())
+            .collect();
+        assert_eq!(parsed.len(), 3);
+    }
 }

@@ -9,15 +9,33 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use super::{Socket, USAGE};
 use crate::{
     agent,
-    config::{self, Flags, TcMode, XdpMode},
+    config::{self, File, Flags, Overrides, TcMode, XdpMode},
 };
 
 /// Balance traffic until stopped
 ///
 /// With --config the file says what to do; without it --interface, --listen and
-/// --target do. Needs root. Stops on SIGTERM, SIGINT and SIGHUP, and then
-/// detaches everything that it attached.
+/// --target do. Needs root. Logs to standard error. SIGHUP makes it read the
+/// file again, as `xlb reload` does.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Exit codes:
+  0  stopped by a signal, and everything is detached
+  1  it could not start, or not take everything back; the reason is on standard error
+  2  the command line or the configuration is wrong
+
+Signals:
+  SIGTERM, SIGINT  detach everything that was attached, and end
+  SIGHUP           read the configuration file again; without one, end
+
+Environment:
+  RUST_LOG    what to log: error, warn, info (default), debug or trace
+  XLB_SOCKET  the same as --socket
+
+Examples:
+  xlb run --interface eth0 --listen :80 --target :8081 --target :8082
+  xlb run --interface eth0 --listen :53/udp --target 10.0.2.21:53 --health-protocol tcp
+  RUST_LOG=debug xlb run --config /etc/xlb/xlb.toml")]
 #[command(group = clap::ArgGroup::new("what").args(["config", "interface"]).required(true))]
 pub(super) struct Run {
     /// Configuration file (TOML)
@@ -28,16 +46,13 @@ pub(super) struct Run {
     #[arg(long, value_name = "NAME", requires = "listen", requires = "target")]
     interface: Vec<String>,
 
-    /// Address and port to listen on, as :80, 10.0.0.1:80 or :53/udp (repeatable)
+    /// Address and port to listen on, as :80, 10.0.0.1:80, [2001:db8::1]:80 or :53/udp (repeatable)
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
 
     /// Address and port that serves requests; :8081 is a port of this host (repeatable)
     #[arg(long, value_name = "ADDRESS")]
     target: Vec<String>,
-
-    #[command(flatten)]
-    health: Health,
 
     /// How to attach XDP; overrides the configuration
     #[arg(long, value_name = "MODE")]
@@ -49,12 +64,28 @@ pub(super) struct Run {
 
     #[command(flatten)]
     socket: Socket,
+
+    // Last: its heading would go on for what follows.
+    #[command(flatten)]
+    health: Health,
 }
 
-/// The health check of targets that are given by --target.
+/// The health check of targets that are given by --target. A target of UDP is
+/// checked over HTTP or TCP as well, at a port where it answers that.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Health check of --target")]
 struct Health {
+    /// How to check: http or tcp [default: http]
+    ///
+    /// http: a GET is answered with a status from 200 to 399. tcp: the connection is accepted.
+    /// UDP can't be checked: a UDP service must speak one of these, at --health-port.
+    #[arg(long, value_name = "PROTOCOL", conflicts_with = "config")]
+    #[arg(value_parser = ["http", "tcp"], hide_possible_values = true)]
+    health_protocol: Option<String>,
+    /// Port to check [default: the target's own]
+    #[arg(long, value_name = "PORT", conflicts_with = "config")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    health_port: Option<u16>,
     /// Path to GET [default: /system/check]
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
     health_path: Option<String>,
@@ -105,14 +136,16 @@ pub(super) fn run(command: &Run) -> anyhow::Result<ExitCode> {
     };
     eprint!("{}", parsed.warnings);
     let mut config = parsed.config;
-    override_modes(command, &mut config);
+    let overrides = overrides(command);
+    overrides.apply(&mut config);
+    let file = command.config.clone().map(|path| File { path, overrides });
     log();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("could not start the async runtime")?;
-    runtime.block_on(agent::run(config, &command.socket.socket))?;
+    runtime.block_on(agent::run(config, file, &command.socket.socket))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -125,6 +158,8 @@ fn read(command: &Run) -> Result<config::Parsed, String> {
         interfaces: command.interface.clone(),
         listens: command.listen.clone(),
         targets: command.target.clone(),
+        health_protocol: health.health_protocol.clone(),
+        health_port: health.health_port,
         health_path: health.health_path.clone(),
         health_interval: health.health_interval.clone(),
         health_timeout: health.health_timeout.clone(),
@@ -135,18 +170,18 @@ fn read(command: &Run) -> Result<config::Parsed, String> {
     config::from_flags(&flags).map_err(|error| error.to_string())
 }
 
-fn override_modes(command: &Run, config: &mut config::Config) {
-    match command.xdp_mode {
-        Some(XdpModeFlag::Auto) => config.xdp_mode = XdpMode::Auto,
-        Some(XdpModeFlag::Native) => config.xdp_mode = XdpMode::Native,
-        Some(XdpModeFlag::Generic) => config.xdp_mode = XdpMode::Generic,
-        None => {}
-    }
-    match command.tc_mode {
-        Some(TcModeFlag::Auto) => config.tc_mode = TcMode::Auto,
-        Some(TcModeFlag::Tcx) => config.tc_mode = TcMode::Tcx,
-        Some(TcModeFlag::Clsact) => config.tc_mode = TcMode::Clsact,
-        None => {}
+fn overrides(command: &Run) -> Overrides {
+    Overrides {
+        xdp_mode: command.xdp_mode.map(|mode| match mode {
+            XdpModeFlag::Auto => XdpMode::Auto,
+            XdpModeFlag::Native => XdpMode::Native,
+            XdpModeFlag::Generic => XdpMode::Generic,
+        }),
+        tc_mode: command.tc_mode.map(|mode| match mode {
+            TcModeFlag::Auto => TcMode::Auto,
+            TcModeFlag::Tcx => TcMode::Tcx,
+            TcModeFlag::Clsact => TcMode::Clsact,
+        }),
     }
 }
 

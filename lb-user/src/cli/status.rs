@@ -13,8 +13,10 @@ use crate::api::{self, GroupStatus, ListenerStatus, TargetStatus};
 
 /// Show listeners, target groups and the health of every target
 ///
-/// Health is initial, healthy, unhealthy, draining or unused. A target that is
-/// not healthy has a reason beside it. FLOWS are the established ones, counted
+/// Beside a target group's name is its forwarding mode, with the encapsulation
+/// of dsr. Health is initial, healthy, unhealthy, draining or unused. A target
+/// that is not healthy has a reason beside it. SHARE is its part of the group's
+/// new flows at present. FLOWS are the established ones, counted
 /// every few seconds; the other counters are since the agent's start.
 #[derive(Debug, clap::Args)]
 pub(super) struct Status {
@@ -108,6 +110,7 @@ fn targets(group: &GroupStatus, now: SystemTime, colours: bool) -> String {
         &[
             "TARGET",
             "WEIGHT",
+            "SHARE",
             "HEALTH",
             "SINCE",
             "REASON",
@@ -116,25 +119,53 @@ fn targets(group: &GroupStatus, now: SystemTime, colours: bool) -> String {
             "BYTES IN",
             "BYTES OUT",
         ],
-        5,
+        6,
     );
     for target in &group.targets {
         let since = now.duration_since(target.since).unwrap_or(Duration::ZERO);
         table.add_row([
             Cell::new(&target.address),
             Cell::new(target.weight),
+            Cell::new(format!("{:.1}%", target.share * 100.0)),
             health(target, colours),
-            Cell::new(humantime::format_duration(Duration::from_secs(
-                since.as_secs(),
-            ))),
-            Cell::new(target.description.as_deref().unwrap_or("")),
+            Cell::new(whole_seconds(since.as_secs())),
+            Cell::new(reason(target)),
             number(target.flows),
             number(target.traffic.new_flows),
             bytes(target.traffic.forward_bytes),
             bytes(target.traffic.reply_bytes),
         ]);
     }
-    format!("target group {}\n{}", group.name, finish(table))
+    let fail_open = match group.fail_open {
+        true => ": too few are healthy, so new flows go to all (fail-open)",
+        false => "",
+    };
+    let (name, mode) = (&group.name, mode(group));
+    format!("target group {name} ({mode}){fail_open}\n{}", finish(table))
+}
+
+fn reason(target: &TargetStatus) -> String {
+    let description = target.description.clone().unwrap_or_default();
+    match target.remaining {
+        // Up to the full second, so that it ends with 1s.
+        Some(seconds) => format!(
+            "{description} ({} left)",
+            whole_seconds(seconds.ceil() as u64)
+        ),
+        None => description,
+    }
+}
+
+/// `nat`, or `dsr` with its encapsulation.
+fn mode(group: &GroupStatus) -> String {
+    match &group.encapsulation {
+        Some(encapsulation) => format!("{}, {encapsulation}", group.forwarding),
+        None => group.forwarding.clone(),
+    }
+}
+
+fn whole_seconds(seconds: u64) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(seconds))
 }
 
 fn health(target: &TargetStatus, colours: bool) -> Cell {
@@ -191,4 +222,26 @@ fn bytes(value: u64) -> Cell {
         _ => format!("{scaled:.1} {}", UNITS[unit]),
     };
     Cell::new(text).set_alignment(CellAlignment::Right)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_groups_heading_has_its_forwarding_mode() {
+        let heading = |encapsulation: Option<&str>| {
+            let group = GroupStatus {
+                name: "api".to_owned(),
+                forwarding: encapsulation.map_or("nat", |_| "dsr").to_owned(),
+                encapsulation: encapsulation.map(str::to_owned),
+                fail_open: false,
+                targets: Vec::new(),
+            };
+            let text = targets(&group, SystemTime::now(), false);
+            text.lines().next().unwrap_or("").to_owned()
+        };
+        assert_eq!(heading(None), "target group api (nat)");
+        assert_eq!(heading(Some("gue")), "target group api (dsr, gue)");
+    }
 }

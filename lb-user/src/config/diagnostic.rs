@@ -79,6 +79,17 @@ impl Diagnostics {
         }
     }
 
+    /// Each without its source, in one line.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let line = |located: &Located| {
+            let help = located.diagnostic.help.as_deref();
+            let help = help.map_or(String::new(), |help| format!(" ({help})"));
+            located.head(&self.file) + &help
+        };
+        self.list.iter().take(SHOWN).map(line).collect()
+    }
+
     #[must_use]
     pub fn has_errors(&self) -> bool {
         self.errors() > 0
@@ -93,6 +104,18 @@ impl Diagnostics {
 
     pub(in crate::config) fn iter(&self) -> impl Iterator<Item = &Located> {
         self.list.iter()
+    }
+}
+
+impl Located {
+    /// Its place and its message.
+    fn head(&self, file: &str) -> String {
+        let severity = match self.diagnostic.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        let (line, column, message) = (self.line, self.column, &self.diagnostic.message);
+        format!("{file}:{line}:{column}: {severity}: {message}")
     }
 }
 
@@ -120,27 +143,13 @@ fn locate(text: &str, diagnostic: Diagnostic) -> Located {
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for located in self.list.iter().take(SHOWN) {
-            let Diagnostic {
-                severity,
-                message,
-                help,
-                ..
-            } = &located.diagnostic;
-            let severity = match severity {
-                Severity::Error => "error",
-                Severity::Warning => "warning",
-            };
-            writeln!(
-                f,
-                "{}:{}:{}: {severity}: {message}",
-                self.file, located.line, located.column
-            )?;
+            writeln!(f, "{}", located.head(&self.file))?;
             if located.column <= LINE_SHOWN {
                 let (indent, marks) = (located.column - 1, located.marks.min(LINE_SHOWN));
                 writeln!(f, "    {}", located.source)?;
                 writeln!(f, "    {:indent$}{:^<marks$}", "", "")?;
             }
-            if let Some(help) = help {
+            if let Some(help) = &located.diagnostic.help {
                 writeln!(f, "    help: {help}")?;
             }
         }

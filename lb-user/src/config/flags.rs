@@ -15,6 +15,9 @@ pub struct Flags {
     /// `:80`, `10.0.0.1:80`, `:53/udp`.
     pub listens: Vec<String>,
     pub targets: Vec<String>,
+    /// `http` or `tcp`.
+    pub health_protocol: Option<String>,
+    pub health_port: Option<u16>,
     pub health_path: Option<String>,
     pub health_interval: Option<String>,
     pub health_timeout: Option<String>,
@@ -87,6 +90,7 @@ impl Written {
     fn health(&mut self, flags: &Flags) {
         self.line("[target_group.health_check]", "--health-interval");
         let texts = [
+            ("protocol", "--health-protocol", &flags.health_protocol),
             ("path", "--health-path", &flags.health_path),
             ("interval", "--health-interval", &flags.health_interval),
             ("timeout", "--health-timeout", &flags.health_timeout),
@@ -101,6 +105,7 @@ impl Written {
             }
         }
         let numbers = [
+            ("port", "--health-port", flags.health_port.map(u32::from)),
             (
                 "healthy_threshold",
                 "--healthy-threshold",
@@ -141,9 +146,18 @@ impl Written {
     }
 }
 
-/// A TOML string on one line, whatever is in it.
+/// A TOML basic string on one line, whatever is in it: the line names the flag.
 fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned())
-        .to_string()
-        .replace('\n', "\\n")
+    let mut quoted = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            control if control.is_control() => {
+                quoted.push_str(&format!("\\u{:04X}", u32::from(control)));
+            }
+            _ => quoted.push(character),
+        }
+    }
+    quoted.push('"');
+    quoted
 }

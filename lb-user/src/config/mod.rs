@@ -4,15 +4,21 @@
 //! given up; only what has none becomes a [`Config`].
 
 mod diagnostic;
+mod file;
 mod flags;
 mod model;
 mod reader;
 mod validate;
 mod values;
 
-use std::{fmt, fs, io, path::Path};
+use std::{
+    fmt, fs,
+    io::{self, Read as _},
+    path::Path,
+};
 
 pub use diagnostic::{Diagnostic, Diagnostics};
+pub use file::{File, Overrides};
 pub use flags::{Flags, FlagsError, from_flags};
 pub use model::*;
 
@@ -36,12 +42,24 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    #[error("{file}: too large for a configuration: {bytes} bytes, at most {MAX_BYTES}\n")]
-    TooLarge { file: String, bytes: u64 },
+    #[error("{file}: too large for a configuration, which has at most {MAX_BYTES} bytes\n")]
+    TooLarge { file: String },
     #[error("{file}: byte {at} is not UTF-8 text, as TOML must be\n")]
     NotText { file: String, at: usize },
     #[error("{0}")]
     Invalid(Diagnostics),
+}
+
+impl Error {
+    /// What is wrong, each fault in a line of its own with its place: for a
+    /// log.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Invalid(diagnostics) => diagnostics.lines(),
+            other => vec![other.to_string().trim_end().to_owned()],
+        }
+    }
 }
 
 /// Reads and validates a file.
@@ -49,31 +67,43 @@ pub enum Error {
 /// # Errors
 /// If it can't be read, or with everything that is wrong in it.
 pub fn load(path: &Path) -> Result<Parsed, Error> {
-    let file = path.display().to_string();
-    let read = |source| Error::Read {
-        file: path.display().to_string(),
-        source,
-    };
-    let bytes = fs::metadata(path).map_err(read)?.len();
-    if bytes > MAX_BYTES {
-        return Err(Error::TooLarge { file, bytes });
-    }
-    let bytes = fs::read(path).map_err(read)?;
-    match String::from_utf8(bytes) {
-        Ok(text) => parse(&text, &file).map_err(Error::Invalid),
-        Err(error) => Err(Error::NotText {
-            file,
-            at: error.utf8_error().valid_up_to(),
-        }),
-    }
+    let text = read_text(path)?;
+    parse(&text, &path.display().to_string()).map_err(Error::Invalid)
 }
 
-/// Validates the text of a configuration; `file` is its name in messages.
+fn read_text(path: &Path) -> Result<String, Error> {
+    let file = path.display().to_string();
+    let bytes = match read(path) {
+        Ok(bytes) => bytes,
+        Err(source) => return Err(Error::Read { file, source }),
+    };
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(Error::TooLarge { file });
+    }
+    String::from_utf8(bytes).map_err(|error| Error::NotText {
+        file,
+        at: error.utf8_error().valid_up_to(),
+    })
+}
+
+/// Reads no more than it takes to see that it is too much: a device or a pipe
+/// doesn't tell its size, and may have no end.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Validates the text of a configuration; `file` is its name in messages, and
+/// paths in it begin at the file's folder.
 ///
 /// # Errors
 /// With everything that is wrong in it.
 pub fn parse(text: &str, file: &str) -> Result<Parsed, Diagnostics> {
-    let (config, diagnostics) = validate::validate(text);
+    let folder = Path::new(file).parent().unwrap_or(Path::new(""));
+    let (config, diagnostics) = validate::validate(text, folder);
     let diagnostics = Diagnostics::new(file, text, diagnostics);
     match config {
         Some(config) if !diagnostics.has_errors() => Ok(Parsed {

@@ -1,7 +1,11 @@
 //! The validated configuration. Only [`super::load`] and [`super::from_flags`]
 //! make one, so whatever holds a [`Config`] may apply it.
 
-use std::{fmt, net::IpAddr, num::NonZeroU16, ops::RangeInclusive, time::Duration};
+use std::{fmt, net::IpAddr, num::NonZeroU16, ops::RangeInclusive, sync::Arc, time::Duration};
+
+pub use lb_common::{security_group::Rule, target::Encapsulation};
+
+use crate::address::{Family, Prefix};
 
 /// Everything that the agent needs to know, consistent in itself. What depends
 /// on the host (does the interface exist, is a target local) isn't known here.
@@ -17,6 +21,7 @@ pub struct Config {
     pub manage_address: bool,
     pub listeners: Vec<Listener>,
     pub target_groups: Vec<TargetGroup>,
+    pub security_groups: Vec<SecurityGroup>,
     pub capacity: Capacity,
     pub timeouts: Timeouts,
     /// Ports that source NAT may write (host order).
@@ -24,6 +29,17 @@ pub struct Config {
     /// Key of the flow hash and seed of the Maglev tables: the same on every
     /// node of a cluster.
     pub hash_key: u64,
+}
+
+impl Config {
+    /// Targets of all groups together.
+    #[must_use]
+    pub fn targets(&self) -> usize {
+        self.target_groups
+            .iter()
+            .map(|group| group.targets.len())
+            .sum()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -66,10 +82,87 @@ pub struct Listener {
     /// `None`: every address of the configured interfaces, followed as they
     /// come and go.
     pub address: Option<IpAddr>,
-    pub port: NonZeroU16,
+    pub ports: Ports,
     pub protocol: Protocol,
     /// Index into [`Config::target_groups`].
     pub target_group: usize,
+    /// Index into [`Config::security_groups`]; `None`: whoever comes.
+    pub security_group: Option<usize>,
+    pub limits: Option<Limits>,
+}
+
+/// New flows that a listener admits; at least one of the rates is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// A second.
+    pub new_flows: Option<u32>,
+    /// A second, from sources that have the prefix in common.
+    pub new_flows_per_source: Option<u32>,
+    /// Bits of a source that count, at least 1.
+    pub source_prefix_v4: u8,
+    pub source_prefix_v6: u8,
+}
+
+/// Who may begin flows at a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecurityGroup {
+    /// Unique among the security groups.
+    pub name: String,
+    pub rules: Rules,
+}
+
+/// The longest prefix that a source is in decides. Sorted, without repetition;
+/// the prefixes of all IPv4 and of all IPv6 addresses are among them. Shared,
+/// because there may be 100,000.
+pub type Rules = Arc<[(Prefix, Rule)]>;
+
+/// The ports of a listener (host order).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Ports {
+    One(NonZeroU16),
+    /// Both ends belong to it.
+    Range {
+        first: u16,
+        last: u16,
+    },
+}
+
+impl Ports {
+    /// `*`. Port 0, which nobody can name, belongs to it.
+    pub const ALL: Self = Self::Range {
+        first: 0,
+        last: u16::MAX,
+    };
+
+    #[must_use]
+    pub fn range(self) -> RangeInclusive<u16> {
+        match self {
+            Self::One(port) => port.get()..=port.get(),
+            Self::Range { first, last } => first..=last,
+        }
+    }
+
+    #[must_use]
+    pub fn contains(self, port: u16) -> bool {
+        self.range().contains(&port)
+    }
+
+    /// Whether both have a port in common.
+    #[must_use]
+    pub fn overlap(self, other: Self) -> bool {
+        let (one, other) = (self.range(), other.range());
+        one.start() <= other.end() && other.start() <= one.end()
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(port) => port.fmt(f),
+            &Self::ALL => f.write_str("*"),
+            Self::Range { first, last } => write!(f, "{first}-{last}"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,15 +170,124 @@ pub struct TargetGroup {
     /// Unique among the groups.
     pub name: String,
     pub targets: Vec<Target>,
-    /// Keep the client's address in packets to remote targets; they must then
-    /// route their replies through this host. Local targets always see it.
-    pub preserve_client_ip: bool,
+    pub forwarding: Forwarding,
+    pub hash: HashInput,
+    /// Established flows that one target may have; `None`: any number.
+    pub max_flows_per_target: Option<u32>,
+    /// Largest segment size that SYNs may offer (bytes); `None` leaves it.
+    pub mss_clamp: Option<u16>,
     /// Slots of the Maglev table; prime.
     pub table_size: u32,
-    /// Without any healthy target send to all of them, instead of to none.
-    pub fail_open: bool,
+    pub fail_open: FailOpen,
     pub on_unhealthy: OnUnhealthy,
+    /// How long the weight of a target rises that has turned healthy; `None`: it
+    /// is there at once.
+    pub slow_start: Option<Duration>,
+    /// How long flows go on to a target that was removed.
+    pub deregistration_delay: Duration,
     pub health_check: HealthCheck,
+}
+
+/// How packets reach a group's targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarding {
+    /// Addresses and ports are rewritten.
+    Nat {
+        /// Keep the client's address in packets to remote targets; they must
+        /// then route their replies through this host. Local targets always
+        /// see it.
+        preserve_client_ip: bool,
+    },
+    /// Packets go on as they came, and replies past this host (direct server
+    /// return). Targets are other hosts.
+    Dsr(Tunnel),
+}
+
+impl Forwarding {
+    /// As the configuration has it.
+    #[must_use]
+    pub fn mode(self) -> &'static str {
+        match self {
+            Self::Nat { .. } => "nat",
+            Self::Dsr(_) => "dsr",
+        }
+    }
+
+    /// The encapsulation of `dsr`, as the configuration has it.
+    #[must_use]
+    pub fn encapsulation(self) -> Option<&'static str> {
+        match self {
+            Self::Nat { .. } => None,
+            Self::Dsr(tunnel) => Some(match tunnel.encapsulation {
+                Encapsulation::None => "none",
+                Encapsulation::Ipip => "ipip",
+                Encapsulation::Gue => "gue",
+                Encapsulation::Geneve => "geneve",
+            }),
+        }
+    }
+}
+
+/// What `dsr` puts around packets. What an encapsulation doesn't have is zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tunnel {
+    pub encapsulation: Encapsulation,
+    /// UDP destination port (host order).
+    pub port: u16,
+    /// Outer source addresses, one a flow; `None`: the one that this host would
+    /// send from.
+    pub source: Option<Prefix>,
+    /// 24 bits.
+    pub virtual_network: u32,
+}
+
+/// What of a packet picks its target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HashInput {
+    /// Addresses, ports and protocol.
+    #[default]
+    Flow,
+    SourceIp,
+    DestinationPort,
+}
+
+impl TargetGroup {
+    /// The family that packets must have to reach the targets: that of the
+    /// targets' addresses, which is one. `None` if both will do: all targets
+    /// are ports of this host at whatever address, or packets are encapsulated.
+    #[must_use]
+    pub fn family(&self) -> Option<Family> {
+        if let Forwarding::Dsr(tunnel) = self.forwarding
+            && tunnel.encapsulation != Encapsulation::None
+        {
+            return None;
+        }
+        let mut addresses = self.targets.iter().filter_map(|target| target.address);
+        addresses.next().map(Family::of)
+    }
+}
+
+/// When a group sends to all of its targets, healthy or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailOpen {
+    Never,
+    /// While it has fewer healthy targets than this, at least 1.
+    BelowCount(u32),
+    /// While fewer of its targets than this are healthy, 1 to 100 %.
+    BelowPercent(u32),
+}
+
+impl FailOpen {
+    /// Whether a group with so many targets fails open.
+    #[must_use]
+    pub fn is_open(self, healthy: usize, targets: usize) -> bool {
+        match self {
+            _ if targets == 0 => false,
+            Self::Never => false,
+            Self::BelowCount(count) => healthy < count as usize,
+            Self::BelowPercent(percent) => healthy * 100 < targets * percent as usize,
+        }
+    }
 }
 
 /// What becomes of the flows of a target that turns unhealthy.
@@ -102,7 +304,9 @@ pub enum OnUnhealthy {
 pub struct Target {
     /// `None`: this host, at the address that the client used (`":8081"`).
     pub address: Option<IpAddr>,
-    pub port: NonZeroU16,
+    /// `None`: the port that the client used (`"10.0.0.7:*"`). The group's
+    /// health check then has a port of its own.
+    pub port: Option<NonZeroU16>,
     /// 1 to [`lb_common::limits::MAX_WEIGHT`].
     pub weight: u16,
 }

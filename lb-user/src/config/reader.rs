@@ -51,7 +51,8 @@ impl<'a> Section<'a> {
         self.sink.borrow_mut().push(diagnostic);
     }
 
-    fn get(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
+    /// A value of whatever type.
+    pub(in crate::config) fn get(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
         self.known.borrow_mut().push(key);
         self.table
             .iter()
@@ -59,7 +60,17 @@ impl<'a> Section<'a> {
             .map(|(_, value)| value)
     }
 
-    fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {
+    /// Where a key's value stands, whatever it is.
+    pub(in crate::config) fn place(&self, key: &'static str) -> Option<Range<usize>> {
+        self.get(key).map(Spanned::span)
+    }
+
+    pub(in crate::config) fn wrong_type(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+        wanted: &str,
+    ) {
         let found = value.get_ref().type_str();
         self.report(Diagnostic::error(
             value.span(),

@@ -1,5 +1,10 @@
 //! A table of texts and what is said about them.
 
+mod addresses;
+mod forwarding;
+mod life_cycle;
+mod protection;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -42,7 +47,9 @@ fn the_valid_one_is_valid_and_has_the_defaults() {
 }
 
 /// (what is replaced in the valid text, by what, line:column, part of the message)
-const CASES: &[(&str, &str, &str, &str)] = &[
+type Case = (&'static str, &'static str, &'static str, &'static str);
+
+const CASES: &[Case] = &[
     ("interface = \"eth0\"", "", "1:1", "`interface` is missing"),
     (
         "interface = \"eth0\"",
@@ -168,12 +175,6 @@ const CASES: &[(&str, &str, &str, &str)] = &[
         "address = \"1.2.3:80\"",
         "4:11",
         "is not an IPv4 address",
-    ),
-    (
-        "address = \":80\"",
-        "address = \"[::1]:80\"",
-        "4:11",
-        "IPv6 isn't supported",
     ),
     (
         "address = \":80\"",
@@ -382,7 +383,11 @@ const CASES: &[(&str, &str, &str, &str)] = &[
 
 #[test]
 fn every_rule_is_reported_at_its_place() {
-    for (old, new, place, message) in CASES {
+    check(CASES);
+}
+
+fn check(cases: &[Case]) {
+    for (old, new, place, message) in cases {
         assert!(VALID.contains(old), "the case replaces nothing: {old}");
         let got = errors(&VALID.replacen(old, new, 1));
         assert!(
@@ -390,14 +395,8 @@ fn every_rule_is_reported_at_its_place() {
             "{new}: want {place} in\n{got}"
         );
         assert!(got.contains(message), "{new}: want {message:?} in\n{got}");
-    }
-}
-
-#[test]
-fn one_mistake_is_one_error() {
-    for (old, new, ..) in CASES {
-        let got = errors(&VALID.replacen(old, new, 1));
-        // What is misspelt is missing too, and nobody finds a group without name.
+        // One mistake is one error. What is misspelt is missing too, and
+        // nobody finds a group without name.
         let got = got
             .replace("error: `interface` is missing", "")
             .replace("error: there is no target group `api`", "");
@@ -431,6 +430,26 @@ fn too_many_listeners_targets_and_weights() {
         .collect();
     let list = format!("table_size = 251\ntargets = [{}", heavy.join(", "));
     assert!(errors(&VALID.replace("targets = [\":8081\"", &list)).contains("add up to"));
+}
+
+/// The rules of a table's size count for the default size too.
+#[test]
+fn the_default_table_has_limits_too() {
+    let group = |targets: usize, weight: u16| {
+        let targets: Vec<String> = (0..targets)
+            .map(|i| format!("{{ address = \":{}\", weight = {weight} }}", i + 1_000))
+            .collect();
+        let list = format!("targets = [{}", targets.join(", "));
+        parse(&VALID.replace("targets = [\":8081\"", &list), "x")
+    };
+    // One more target is in the text already.
+    assert_eq!(group(654, 1).unwrap().warnings.to_string(), "");
+    let warned = group(655, 1).unwrap().warnings.to_string();
+    let expected = "x:7:1: warning: a table of 65537 slots has fewer than 100 for each of 656";
+    assert!(warned.starts_with(expected), "{warned}");
+    let heavy = group(257, 256).unwrap_err().to_string();
+    let expected = "x:7:1: error: the weights add up to 65794, and the table has 65537 slots";
+    assert!(heavy.starts_with(expected), "{heavy}");
 }
 
 #[test]
@@ -498,6 +517,8 @@ fn files_that_are_none() {
     };
     assert!(error(&[b'a', 0xFF]).contains("byte 1 is not UTF-8"));
     assert!(error(&vec![b' '; 5 << 20]).contains("too large"));
+    let endless = load(std::path::Path::new("/dev/zero")).unwrap_err();
+    assert!(endless.to_string().contains("too large"), "{endless}");
     std::fs::remove_dir_all(&folder).unwrap();
     assert!(
         load(&file)
@@ -526,6 +547,16 @@ fn flags_are_a_configuration() {
         "the default timeout gives way"
     );
 
+    flags.health_protocol = Some("tcp".into());
+    flags.health_port = Some(9_000);
+    let config = from_flags(&flags).unwrap().config;
+    let check = &config.target_groups[0].health_check;
+    assert_eq!(check.probe, Probe::Tcp);
+    assert_eq!(check.port.map(u16::from), Some(9_000));
+    flags.health_path = Some("/".into());
+    let error = from_flags(&flags).unwrap_err().to_string();
+    assert!(error.contains("--health-path /: a TCP check"), "{error}");
+
     flags.targets[1] = ":0".into();
     flags.health_timeout = Some("so\nlong\"".into());
     let error = from_flags(&flags).unwrap_err().to_string();
@@ -540,6 +571,27 @@ proptest! {
     #[test]
     fn nothing_panics(text in ".{0,200}") {
         let _ = errors(&text);
+    }
+
+    /// What a flag says comes through the TOML as it is, on its own line.
+    #[test]
+    fn any_text_fits_a_flag(text in proptest::collection::vec(any::<char>(), 1..20)) {
+        let text: String = text.into_iter().chain("\n\"\"\"'\\ü".chars()).collect();
+        let flags = Flags {
+            interfaces: vec!["eth0".into()],
+            listens: vec![":80".into()],
+            targets: vec![":8081".into()],
+            health_body: Some(text.clone()),
+            healthy_threshold: Some(0),
+            ..Flags::default()
+        };
+        let error = from_flags(&flags).unwrap_err().to_string();
+        prop_assert!(error.starts_with("error: --healthy-threshold 0: "), "{}", error);
+        let flags = Flags { healthy_threshold: None, ..flags };
+        match &from_flags(&flags).unwrap().config.target_groups[0].health_check.probe {
+            Probe::Http(probe) => prop_assert_eq!(probe.body.as_ref(), Some(&text)),
+            Probe::Tcp => panic!("the default is HTTP"),
+        }
     }
 
     #[test]

@@ -1,14 +1,21 @@
 //! TOML → [`Config`], with every rule that doesn't depend on the host.
 
+mod fail_open;
+mod forwarding;
 mod group;
 mod health;
+mod limits;
 mod listener;
+mod names;
+mod security_group;
+mod target;
+mod together;
 
 use std::{
     cell::RefCell,
     net::IpAddr,
-    num::NonZeroU16,
     ops::{Range, RangeInclusive},
+    path::Path,
     time::Duration,
 };
 
@@ -34,8 +41,9 @@ const MAX_INTERFACE_NAME: usize = 15;
 const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Validates a text; the configuration is there if the text could be read, but
-/// may be used only if no diagnostic is an error.
-pub(super) fn validate(text: &str) -> (Option<Config>, Vec<Diagnostic>) {
+/// may be used only if no diagnostic is an error. `folder` is where paths in it
+/// begin.
+pub(super) fn validate(text: &str, folder: &Path) -> (Option<Config>, Vec<Diagnostic>) {
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         let place = |error: &toml::de::Error| error.span().unwrap_or(0..0);
@@ -45,11 +53,11 @@ pub(super) fn validate(text: &str) -> (Option<Config>, Vec<Diagnostic>) {
         return (None, errors.collect());
     }
     let sink = RefCell::new(Vec::new());
-    let config = read(Section::new(root.get_ref(), 0..0, &sink));
+    let config = read(Section::new(root.get_ref(), 0..0, &sink), folder);
     (config, sink.into_inner())
 }
 
-fn read(root: Section<'_>) -> Option<Config> {
+fn read(root: Section<'_>, folder: &Path) -> Option<Config> {
     let interfaces = interfaces(&root);
     let xdp = [XdpMode::Auto, XdpMode::Native, XdpMode::Generic];
     let tc = [TcMode::Auto, TcMode::Tcx, TcMode::Clsact];
@@ -65,8 +73,10 @@ fn read(root: Section<'_>) -> Option<Config> {
     let timeouts = timeouts(&root);
     let source_ports = source_ports(&root);
     let groups = group::groups(&root, capacity);
-    let listeners = listener::listeners(&root, &groups, capacity);
-    check_together(&root, &listeners, &groups);
+    let security_groups = security_group::security_groups(&root, folder);
+    let listeners = listener::listeners(&root, &groups, &security_groups, capacity);
+    together::check(&root, &listeners, &groups);
+    together::check_security_groups(&root, &listeners, &security_groups);
     root.finish();
     Some(Config {
         interfaces,
@@ -78,6 +88,10 @@ fn read(root: Section<'_>) -> Option<Config> {
             .map(|listener| listener.value)
             .collect(),
         target_groups: groups.into_iter().map(|group| group.value).collect(),
+        security_groups: security_groups
+            .into_iter()
+            .map(|group| group.value)
+            .collect(),
         capacity,
         timeouts,
         source_ports,
@@ -180,9 +194,18 @@ fn timeouts(root: &Section<'_>) -> Timeouts {
 
 /// A time above zero.
 fn time(section: &Section<'_>, key: &'static str) -> Option<At<Duration>> {
+    let time = time_from_zero(section, key)?;
+    if time.value.is_zero() {
+        let message = format!("`{key}` must be more than zero");
+        section.report(Diagnostic::error(time.span, message));
+        return None;
+    }
+    Some(time)
+}
+
+fn time_from_zero(section: &Section<'_>, key: &'static str) -> Option<At<Duration>> {
     let text = section.text(key)?;
     let error = match values::duration(text.value) {
-        Ok(time) if time.is_zero() => format!("`{key}` must be more than zero"),
         Ok(time) if time > MAX_TIME => format!("`{key}` can't be more than a day"),
         Ok(value) => {
             return Some(At {
@@ -219,43 +242,15 @@ fn source_ports(root: &Section<'_>) -> RangeInclusive<u16> {
     ports.unwrap_or(default)
 }
 
-/// Rules that listeners and groups have with each other.
-fn check_together(root: &Section<'_>, listeners: &[At<Listener>], groups: &[At<TargetGroup>]) {
-    for (index, group) in groups.iter().enumerate() {
-        let mut users = listeners
-            .iter()
-            .filter(|l| l.value.target_group == index)
-            .peekable();
-        // A listener with a fault of its own is missing from the list.
-        if users.peek().is_none() && root.is_faultless() {
-            let message = format!("no listener uses the target group `{}`", group.value.name);
-            root.report(Diagnostic::warning(group.span.clone(), message));
-        }
-        for listener in users {
-            let own = |target: &&Target| {
-                target.port == listener.value.port && target.address == listener.value.address
-            };
-            if let Some(target) = group.value.targets.iter().find(own) {
-                let message = format!(
-                    "listener `{}` has port {} of the same address as a target: packets would \
-                     go round in circles",
-                    listener.value.name, target.port
-                );
-                root.report(Diagnostic::error(listener.span.clone(), message));
-            }
-        }
-    }
-}
-
 /// An address that packets from outside can be sent to.
 fn reachable_address(
     section: &Section<'_>,
     text: &str,
     span: Range<usize>,
-) -> Option<(Option<IpAddr>, NonZeroU16)> {
+) -> Option<(Option<IpAddr>, Ports)> {
     let error = match values::socket_address(text) {
-        Ok((address, port)) => match address.and_then(values::not_reachable) {
-            None => return Some((address, port)),
+        Ok((address, ports)) => match address.and_then(values::not_reachable) {
+            None => return Some((address, ports)),
             Some(why) => Diagnostic::error(span, format!("`{text}` can't be used")).help(why),
         },
         Err(message) => Diagnostic::error(span, message),

@@ -37,10 +37,7 @@ pub enum XdpHook {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TcHook {
     Tcx,
-    /// `qdisc` tells whether xlb has made the clsact qdisc, and so removes it.
-    Clsact {
-        qdisc: bool,
-    },
+    Clsact,
 }
 
 impl fmt::Display for XdpHook {
@@ -56,7 +53,7 @@ impl fmt::Display for TcHook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Tcx => "tcx",
-            Self::Clsact { .. } => "clsact",
+            Self::Clsact => "clsact",
         })
     }
 }
@@ -184,17 +181,16 @@ fn attach_tc(ebpf: &mut Ebpf, interface: &str, mode: TcMode) -> Result<TcLinks, 
         interface: interface.to_owned(),
         reason,
     };
-    let qdisc = match tc::qdisc_add_clsact(interface) {
-        Ok(()) => true,
-        Err(tc::TcError::AlreadyAttached) => false,
-        Err(error) if errno(&error) == Some(libc::EEXIST) => false,
+    match tc::qdisc_add_clsact(interface) {
+        Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
+        Err(error) if errno(&error) == Some(libc::EEXIST) => {}
         Err(error) => return Err(failed(chain(&error))),
-    };
+    }
     let links = attach_classifiers(ebpf, interface, || {
         TcAttachOptions::Netlink(NlOptions::default())
     })
     .map_err(failed)?;
-    Ok((TcHook::Clsact { qdisc }, links))
+    Ok((TcHook::Clsact, links))
 }
 
 fn attach_classifiers(

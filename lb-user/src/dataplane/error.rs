@@ -14,6 +14,8 @@ pub enum LoadError {
     NotPermitted,
     #[error("this kernel has no BPF (CONFIG_BPF_SYSCALL): xlb needs Linux 6.1 or later with it")]
     NoBpf,
+    #[error("xlb needs Linux 6.1 or later, and this is {release}")]
+    TooOld { release: String },
     #[error("there is not enough memory for the maps: lower `flows` under [capacity]")]
     OutOfMemory,
     #[error("the kernel's verifier refused the program {name}:\n{log}")]
@@ -28,6 +30,8 @@ pub enum LoadError {
     Object(#[source] EbpfError),
     #[error("the BPF object has no {name}: this build of xlb is broken")]
     Incomplete { name: &'static str },
+    #[error("the verifier's statistics of {name} aren't in the form that is known: {log}")]
+    Statistics { name: &'static str, log: String },
     #[error(transparent)]
     Map(#[from] MapError),
 }

@@ -1,28 +1,41 @@
 //! The maps, typed, and every write to them.
 
+mod family;
+
 use std::{
     collections::BTreeMap,
-    os::fd::{AsFd as _, OwnedFd},
+    io,
+    net::IpAddr,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
 use aya::{
     Ebpf,
-    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray},
+    maps::{Array, HashMap, IterableMap as _, Map, MapData, PerCpuArray},
 };
 use lb_common::{
+    Ipv4, Ipv6,
     counters::{DropReason, Traffic},
     limits::NO_TARGET,
-    listener::{ListenerEntry, ListenerKey4},
+    listener::ListenerLimits,
     settings::{InterfaceEntry, Settings},
     target::TargetEntry,
 };
 
+use self::family::FamilyMaps;
 use super::{
     error::{MapError, errno},
-    sweep::{Flows, Sweep},
+    flows::{Flows, duplicate, handle},
+    sweep::Sweep,
+    syscall,
 };
-use crate::reconcile::{Change, Element, elements};
+use crate::{
+    address::Prefix,
+    config::Rule,
+    reconcile::{Change, Element, elements},
+};
 
+const TARGET_FLOWS: &str = "TARGET_FLOWS";
 /// `BPF_F_INNER_MAP`: the inner maps of one outer map may differ in size.
 const INNER_MAP: u32 = 1 << 12;
 
@@ -31,47 +44,56 @@ type Table = Array<MapData, Element>;
 pub(super) struct Maps {
     settings: Array<MapData, Settings>,
     interfaces: HashMap<MapData, u32, InterfaceEntry>,
-    listeners: HashMap<MapData, ListenerKey4, ListenerEntry>,
+    macs: HashMap<MapData, u64, u64>,
     targets: Array<MapData, TargetEntry>,
-    maglev: ArrayOfMaps<MapData, Table>,
+    maglev: OwnedFd,
     /// The tables in `maglev`, by group, to write single elements.
     tables: BTreeMap<u32, Table>,
     listener_traffic: PerCpuArray<MapData, Traffic>,
     target_traffic: PerCpuArray<MapData, Traffic>,
     drops: PerCpuArray<MapData, u64>,
+    limits: Array<MapData, ListenerLimits>,
+    /// Written by the sweep, off the agent's own task.
+    target_flows: OwnedFd,
     flows: Flows,
+    v4: FamilyMaps<Ipv4>,
+    v6: FamilyMaps<Ipv6>,
 }
 
-macro_rules! take {
-    ($ebpf:expr, $name:literal) => {
-        $ebpf
-            .take_map($name)
-            .ok_or(MapError::Missing { name: $name })?
-            .try_into()
-            .map_err(|source| MapError::Access {
-                action: "open",
-                name: $name,
-                source,
-            })?
+/// Does something to the maps of an address's family, with the address as they
+/// have it.
+macro_rules! by_family {
+    ($self:ident, $address:expr, |$maps:ident, $key:ident| $call:expr) => {
+        match $address {
+            IpAddr::V4(address) => {
+                let ($maps, $key) = (&mut $self.v4, Ipv4::from(address));
+                $call
+            }
+            IpAddr::V6(address) => {
+                let ($maps, $key) = (&mut $self.v6, Ipv6::from(address));
+                $call
+            }
+        }
     };
 }
 
 impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
         Ok(Self {
-            settings: take!(ebpf, "SETTINGS"),
-            interfaces: take!(ebpf, "INTERFACES"),
-            listeners: take!(ebpf, "LISTENERS_V4"),
-            targets: take!(ebpf, "TARGETS"),
-            maglev: take!(ebpf, "MAGLEV"),
+            settings: open(ebpf, "SETTINGS")?,
+            interfaces: open(ebpf, "INTERFACES")?,
+            macs: open(ebpf, "MACS")?,
+            targets: open(ebpf, "TARGETS")?,
+            maglev: handle(ebpf, "MAGLEV")?,
             tables: BTreeMap::new(),
-            listener_traffic: take!(ebpf, "LISTENER_TRAFFIC"),
-            target_traffic: take!(ebpf, "TARGET_TRAFFIC"),
-            drops: take!(ebpf, "DROPS"),
-            flows: Flows {
-                established: handle(ebpf, "ESTABLISHED_V4")?,
-                half_open: handle(ebpf, "HALF_OPEN_V4")?,
-            },
+            listener_traffic: open(ebpf, "LISTENER_TRAFFIC")?,
+            target_traffic: open(ebpf, "TARGET_TRAFFIC")?,
+            drops: open(ebpf, "DROPS")?,
+            limits: open(ebpf, "LISTENER_LIMITS")?,
+            target_flows: handle(ebpf, TARGET_FLOWS)?,
+            flows: Flows::take(ebpf)?,
+            v4: FamilyMaps::take(ebpf)?,
+            v6: FamilyMaps::take(ebpf)?,
         })
     }
 
@@ -86,6 +108,12 @@ impl Maps {
                 self.interfaces.insert(index, entry, 0),
             ),
             Change::RemoveInterface(index) => removed("INTERFACES", self.interfaces.remove(index)),
+            Change::AddMac(mac) => written(
+                "MACS",
+                "no limit of yours: the host has more interfaces than xlb knows",
+                self.macs.insert(mac, 1, 0),
+            ),
+            Change::RemoveMac(mac) => removed("MACS", self.macs.remove(mac)),
             Change::SetTarget(id, entry) => written(
                 "TARGETS",
                 "`targets` under [capacity]",
@@ -97,52 +125,101 @@ impl Maps {
                     "",
                     self.targets.set(*id, TargetEntry::default(), 0),
                 )?;
+                self.clear_flows(*id)?;
                 self.clear_traffic(*id)
             }
-            Change::CreateTable { group, slots } => self.create_table(*group, slots),
+            Change::CreateTable { group, slots } => self.create_tables(&[(*group, slots)]),
             Change::SetSlots { group, elements } => self.set_slots(*group, elements),
             Change::RemoveTable { group } => self.remove_table(*group),
-            Change::SetListener(key, entry) => written(
-                "LISTENERS_V4",
-                "fewer listeners without an address",
-                self.listeners.insert(key, entry, 0),
-            ),
-            Change::RemoveListener(key) => removed("LISTENERS_V4", self.listeners.remove(key)),
+            Change::SetListener(place, entry) => {
+                by_family!(self, place.address, |maps, address| maps
+                    .set_listener(address, place, entry))
+            }
+            Change::RemoveListener(place) => {
+                by_family!(self, place.address, |maps, address| maps
+                    .remove_listener(address, place))
+            }
+            Change::SetLimits(id, limits) => self.set_limits(*id, *limits),
+            Change::ClearLimits(id) => self.set_limits(*id, ListenerLimits::default()),
+            Change::SetRules { id, set, gone, .. } => {
+                self.set_rules(*id, set)?;
+                self.remove_rules(*id, gone)
+            }
+            Change::RemoveRules { id, gone } => self.remove_rules(*id, gone),
+            Change::SetVip(address, entry) => {
+                by_family!(self, *address, |maps, address| maps.set_vip(address, entry))
+            }
+            Change::RemoveVip(address) => {
+                by_family!(self, *address, |maps, address| maps.remove_vip(address))
+            }
         }
     }
 
-    /// Makes a table, fills it, and only then shows it to the data path.
-    fn create_table(&mut self, group: u32, slots: &[u16]) -> Result<(), MapError> {
-        const NAME: &str = "MAGLEV";
-        let elements = elements(slots);
-        let mut table =
-            Table::create(elements.len() as u32, INNER_MAP).map_err(|source| MapError::Access {
-                action: "create a table of",
-                name: NAME,
-                source,
-            })?;
-        for (index, element) in elements.iter().enumerate() {
-            written(NAME, "", table.set(index as u32, element, 0))?;
+    fn set_limits(&mut self, id: u32, limits: ListenerLimits) -> Result<(), MapError> {
+        let written = self.limits.set(id, limits, 0);
+        self::written("LISTENER_LIMITS", "`listeners` under [capacity]", written)
+    }
+
+    fn set_rules(&mut self, id: u32, set: &[(Prefix, Rule)]) -> Result<(), MapError> {
+        for &(prefix, rule) in set {
+            let length = prefix.length();
+            by_family!(self, prefix.address(), |maps, address| maps
+                .set_rule(id, address, length, rule))?;
         }
-        written(NAME, "", self.maglev.set(group, &table, 0))?;
-        self.tables.insert(group, table);
+        Ok(())
+    }
+
+    fn remove_rules(&mut self, id: u32, gone: &[Prefix]) -> Result<(), MapError> {
+        for prefix in gone {
+            let length = prefix.length();
+            by_family!(self, prefix.address(), |maps, address| maps
+                .remove_rule(id, address, length))?;
+        }
+        Ok(())
+    }
+
+    /// Applies changes, those that make tables first and together.
+    pub(super) fn apply_run(&mut self, run: &[Change]) -> Result<(), MapError> {
+        let is_table = |change: &&Change| matches!(change, Change::CreateTable { .. });
+        let (tables, others): (Vec<&Change>, Vec<&Change>) = run.iter().partition(is_table);
+        let tables = tables.into_iter().filter_map(|change| match change {
+            Change::CreateTable { group, slots } => Some((*group, slots.as_slice())),
+            _ => None,
+        });
+        self.create_tables(&tables.collect::<Vec<_>>())?;
+        others.into_iter().try_for_each(|change| self.apply(change))
+    }
+
+    /// Makes tables, fills them, and only then shows them to the data path, by
+    /// one call: at each the kernel waits until no program looks at an old one.
+    fn create_tables(&mut self, tables: &[(u32, &[u16])]) -> Result<(), MapError> {
+        let mut groups = Vec::new();
+        let mut made = Vec::new();
+        for &(group, slots) in tables {
+            groups.push(group);
+            made.push(table(slots)?);
+        }
+        let fds: Vec<u32> = made
+            .iter()
+            .map(|table| table.map().fd().as_fd().as_raw_fd().cast_unsigned())
+            .collect();
+        syscall::update_all(self.maglev.as_fd(), &groups, &fds).map_err(unwritten)?;
+        self.tables.extend(groups.into_iter().zip(made));
         Ok(())
     }
 
     fn set_slots(&mut self, group: u32, changed: &[(u32, Element)]) -> Result<(), MapError> {
         let table = self
             .tables
-            .get_mut(&group)
+            .get(&group)
             .ok_or(MapError::Missing { name: "MAGLEV" })?;
-        for (index, element) in changed {
-            written("MAGLEV", "", table.set(*index, element, 0))?;
-        }
-        Ok(())
+        let (indices, elements): (Vec<u32>, Vec<Element>) = changed.iter().copied().unzip();
+        fill(table, &indices, &elements)
     }
 
     /// Frees a group's table by putting one without targets in its place.
     fn remove_table(&mut self, group: u32) -> Result<(), MapError> {
-        self.create_table(group, &[NO_TARGET])?;
+        self.create_tables(&[(group, &[NO_TARGET])])?;
         self.tables.remove(&group);
         Ok(())
     }
@@ -156,6 +233,15 @@ impl Maps {
     }
 
     /// Whoever gets a target's id next starts from zero.
+    fn clear_flows(&mut self, id: u32) -> Result<(), MapError> {
+        syscall::update(self.target_flows.as_fd(), &id, &0u32).map_err(|source| MapError::System {
+            action: "write",
+            name: TARGET_FLOWS,
+            source,
+        })
+    }
+
+    /// Likewise.
     fn clear_traffic(&mut self, id: u32) -> Result<(), MapError> {
         const NAME: &str = "TARGET_TRAFFIC";
         let read = self
@@ -208,7 +294,8 @@ impl Maps {
             name: "TARGETS",
             source,
         })?;
-        Ok(Sweep::new(self.flows()?, settings, targets))
+        let target_flows = duplicate(self.target_flows.as_fd(), TARGET_FLOWS)?;
+        Ok(Sweep::new(self.flows()?, target_flows, settings, targets))
     }
 
     /// Handles to the flow tables, of their own.
@@ -217,19 +304,43 @@ impl Maps {
     }
 }
 
-/// A handle to a map that is read and written by raw calls.
-fn handle(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, MapError> {
-    let (Some(Map::HashMap(map)) | Some(Map::LruHashMap(map))) = ebpf.take_map(name) else {
-        return Err(MapError::Missing { name });
-    };
-    map.fd()
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(|source| MapError::System {
-            action: "duplicate",
-            name,
-            source,
-        })
+/// A map of the object, in its type.
+fn open<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, MapError>
+where
+    M: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(MapError::Missing { name })?;
+    map.try_into().map_err(|source| MapError::Access {
+        action: "open",
+        name,
+        source,
+    })
+}
+
+fn table(slots: &[u16]) -> Result<Table, MapError> {
+    let elements = elements(slots);
+    let count = elements.len() as u32;
+    let table = Table::create(count, INNER_MAP).map_err(|source| MapError::Access {
+        action: "create a table of",
+        name: "MAGLEV",
+        source,
+    })?;
+    let indices: Vec<u32> = (0..count).collect();
+    fill(&table, &indices, &elements)?;
+    Ok(table)
+}
+
+/// Writes elements of a table by one call, not a call for each.
+fn fill(table: &Table, indices: &[u32], elements: &[Element]) -> Result<(), MapError> {
+    syscall::update_all(table.map().fd().as_fd(), indices, elements).map_err(unwritten)
+}
+
+fn unwritten(source: io::Error) -> MapError {
+    MapError::System {
+        action: "write",
+        name: "MAGLEV",
+        source,
+    }
 }
 
 fn sum(

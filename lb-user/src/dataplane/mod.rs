@@ -3,6 +3,10 @@
 
 mod attach;
 mod error;
+mod family;
+mod figures;
+mod flows;
+mod kernel;
 mod maps;
 mod sweep;
 mod syscall;
@@ -10,19 +14,24 @@ mod syscall;
 use std::collections::BTreeMap;
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, VerifierLogLevel,
     programs::{SchedClassifier, Xdp},
 };
 use lb_common::{
+    Ipv4, Ipv6,
     counters::{DropReason, Traffic},
-    limits::ENTRIES_PER_FLOW,
+    limits::{ENTRIES_PER_FLOW, MAX_SECURITY_PREFIXES},
 };
 use tracing::debug;
 
 pub use attach::{Attached, TcHook, XdpHook};
 pub use error::{AttachError, LoadError, MapError};
-pub use sweep::{Flows, Sweep, Swept};
+pub use figures::{Figures, figures};
+pub use flows::{FlowTables, Flows};
+pub use kernel::Kernel;
+pub use sweep::{Sweep, Swept};
 
+use self::family::Keyed as _;
 use crate::{
     config::{Capacity, TcMode, XdpMode},
     reconcile::Change,
@@ -32,9 +41,15 @@ use crate::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xlb-ebpf"));
 
 /// Names of the programs in the object.
+/// What their names begin with.
+pub const PROGRAM_PREFIX: &str = "xlb_";
 const INGRESS: &str = "xlb_ingress";
 const EGRESS: &str = "xlb_egress";
 const HANDOFF: &str = "xlb_handoff";
+
+/// Prefixes that a security map has room for: those of one configuration while
+/// those of another still are there.
+const SECURITY_ENTRIES: u32 = 2 * MAX_SECURITY_PREFIXES;
 
 /// The loaded programs, their attachments and their maps. Dropping it detaches
 /// everything.
@@ -48,19 +63,11 @@ impl Dataplane {
     /// Loads the programs with maps for `capacity`. Nothing is attached yet.
     ///
     /// # Errors
-    /// If the kernel refuses the maps (rights, memory) or the programs (the
-    /// verifier's words are in the error).
+    /// If the kernel is too old, or refuses the maps (rights, memory) or the
+    /// programs (the verifier's words are in the error).
     pub fn load(capacity: &Capacity) -> Result<Self, LoadError> {
-        let flow_entries = capacity.flows * ENTRIES_PER_FLOW;
-        let half_open_entries = capacity.half_open_flows * ENTRIES_PER_FLOW;
-        let mut ebpf = EbpfLoader::new()
-            .map_max_entries("ESTABLISHED_V4", flow_entries)
-            .map_max_entries("HALF_OPEN_V4", half_open_entries)
-            .map_max_entries("TARGETS", capacity.targets)
-            .map_max_entries("TARGET_TRAFFIC", capacity.targets)
-            .map_max_entries("LISTENER_TRAFFIC", capacity.listeners)
-            .load(OBJECT)
-            .map_err(LoadError::from_object)?;
+        kernel::require_supported()?;
+        let mut ebpf = open(capacity, VerifierLogLevel::default())?;
         let ingress: &mut Xdp = program(&mut ebpf, INGRESS)?;
         ingress
             .load()
@@ -80,11 +87,12 @@ impl Dataplane {
         })
     }
 
-    /// Attaches all programs to an interface.
+    /// Attaches all programs to an interface. For clsact it adds the qdisc,
+    /// which the caller removes, if it wasn't there.
     ///
     /// # Errors
     /// If a hook is taken or the driver can't; what was attached to this
-    /// interface by then is detached again.
+    /// interface by then is detached again, but for the qdisc.
     pub fn attach(
         &mut self,
         name: &str,
@@ -141,6 +149,15 @@ impl Dataplane {
     /// If the kernel refuses the write, naming the map and what to do.
     pub fn apply(&mut self, change: &Change) -> Result<(), MapError> {
         self.maps.apply(change)
+    }
+
+    /// Applies changes that need no order among them (see
+    /// [`runs`](crate::reconcile::runs)), in fewer calls than one by one.
+    ///
+    /// # Errors
+    /// If the kernel refuses a write; some may have been made.
+    pub fn apply_run(&mut self, run: &[Change]) -> Result<(), MapError> {
+        self.maps.apply_run(run)
     }
 
     /// Traffic of a listener since the start, all CPUs together.
@@ -207,6 +224,28 @@ impl Dataplane {
     pub fn handoff(&mut self) -> Result<&mut SchedClassifier, LoadError> {
         program(&mut self.ebpf, HANDOFF)
     }
+}
+
+/// The object with maps for `capacity`. Its programs aren't loaded yet.
+fn open(capacity: &Capacity, log: VerifierLogLevel) -> Result<Ebpf, LoadError> {
+    let flow_entries = capacity.flows * ENTRIES_PER_FLOW;
+    let half_open_entries = capacity.half_open_flows * ENTRIES_PER_FLOW;
+    let mut loader = EbpfLoader::new();
+    for names in [Ipv4::NAMES, Ipv6::NAMES] {
+        loader
+            .map_max_entries(names.established, flow_entries)
+            .map_max_entries(names.half_open, half_open_entries)
+            .map_max_entries(names.security, SECURITY_ENTRIES);
+    }
+    loader
+        .map_max_entries("TARGETS", capacity.targets)
+        .map_max_entries("TARGET_TRAFFIC", capacity.targets)
+        .map_max_entries("LISTENER_TRAFFIC", capacity.listeners)
+        .map_max_entries("LISTENER_LIMITS", capacity.listeners)
+        .map_max_entries("TARGET_FLOWS", capacity.targets)
+        .verifier_log_level(log)
+        .load(OBJECT)
+        .map_err(LoadError::from_object)
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>

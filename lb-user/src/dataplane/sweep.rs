@@ -9,68 +9,24 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
+use bytemuck::Pod;
 use lb_common::{
-    flow::{FlowEntry4, FlowKey4},
+    flow::{self, FlowEntry, FlowKey},
     settings::Settings,
     target::TargetEntry,
-    tcp::Direction,
+    tcp::{Direction, State},
 };
 
 use super::{
-    error::MapError,
+    family::Keyed,
+    flows::{BATCH, FlowTables, Flows},
     syscall::{self, Batches},
 };
 
-/// Entries that are read at once.
-const BATCH: usize = 4_096;
-
-/// Handles to the flow tables.
-#[derive(Debug)]
-pub struct Flows {
-    pub(super) established: OwnedFd,
-    pub(super) half_open: OwnedFd,
-}
-
-impl Flows {
-    pub(super) fn try_clone(&self) -> Result<Self, MapError> {
-        let duplicate = |fd: &OwnedFd, name| {
-            fd.try_clone().map_err(|source| MapError::System {
-                action: "duplicate",
-                name,
-                source,
-            })
-        };
-        Ok(Self {
-            established: duplicate(&self.established, "ESTABLISHED_V4")?,
-            half_open: duplicate(&self.half_open, "HALF_OPEN_V4")?,
-        })
-    }
-
-    /// Every entry of the established flows, two for each flow.
-    ///
-    /// # Errors
-    /// If the table can't be read.
-    pub fn established(&self) -> io::Result<Vec<(FlowKey4, FlowEntry4)>> {
-        entries(self.established.as_fd())
-    }
-
-    /// Every entry of the half-open flows.
-    ///
-    /// # Errors
-    /// If the table can't be read.
-    pub fn half_open(&self) -> io::Result<Vec<(FlowKey4, FlowEntry4)>> {
-        entries(self.half_open.as_fd())
-    }
-}
-
-fn entries(table: BorrowedFd<'_>) -> io::Result<Vec<(FlowKey4, FlowEntry4)>> {
-    let mut all = Vec::new();
-    let mut batches = Batches::new(table, BATCH);
-    while let Some((keys, values)) = batches.next()? {
-        all.extend(keys.iter().copied().zip(values.iter().copied()));
-    }
-    Ok(all)
-}
+/// Seconds for which an idle TCP connection stays after its time: as long as
+/// it is there, its client is told of its end by a RST. Without it the next
+/// packet would be taken for one of a flow that another node has begun.
+const TOLD: u32 = 60;
 
 /// What a sweep found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,59 +44,101 @@ pub struct Swept {
 #[derive(Debug)]
 pub struct Sweep {
     flows: Flows,
+    /// The data path's count of each target's established flows.
+    target_flows: OwnedFd,
     settings: Settings,
     targets: Vec<TargetEntry>,
 }
 
 impl Sweep {
-    pub(super) fn new(flows: Flows, settings: Settings, targets: Vec<TargetEntry>) -> Self {
+    pub(super) fn new(
+        flows: Flows,
+        target_flows: OwnedFd,
+        settings: Settings,
+        targets: Vec<TargetEntry>,
+    ) -> Self {
         Self {
             flows,
+            target_flows,
             settings,
             targets,
         }
     }
 
-    /// Goes through both tables once. Takes about a second for a million flows.
+    /// Goes through all tables once. Takes about a second for a million flows.
     ///
     /// # Errors
     /// If a table can't be read; what was removed by then stays removed.
     pub fn run(&self) -> io::Result<Swept> {
         let now = monotonic_seconds()?;
-        let mut by_target = vec![0; self.targets.len()];
-        let mut removed = 0;
-        let mut established = 0;
-        self.table(self.flows.established.as_fd(), now, &mut removed, |entry| {
-            established += 1;
-            if let Some(flows) = by_target.get_mut(entry.target as usize) {
-                *flows += 1;
+        let mut swept = Swept {
+            by_target: vec![0; self.targets.len()],
+            ..Swept::default()
+        };
+        self.family(&self.flows.v4, now, &mut swept)?;
+        self.family(&self.flows.v6, now, &mut swept)?;
+        self.correct_counts(&swept.by_target)?;
+        Ok(swept)
+    }
+
+    /// Sets the data path's counts right, which don't know of what was removed
+    /// here. What comes and goes meanwhile makes a small difference, until the
+    /// next sweep.
+    fn correct_counts(&self, by_target: &[u64]) -> io::Result<()> {
+        let map = self.target_flows.as_fd();
+        for (id, (target, &flows)) in (0u32..).zip(self.targets.iter().zip(by_target)) {
+            let flows = u32::try_from(flows).unwrap_or(u32::MAX);
+            if target.generation != 0 && syscall::look_up(map, &id)? != Some(flows) {
+                syscall::update(map, &id, &flows)?;
             }
-        })?;
-        let mut half_open = 0;
-        self.table(self.flows.half_open.as_fd(), now, &mut removed, |_| {
-            half_open += 1;
-        })?;
-        Ok(Swept {
+        }
+        Ok(())
+    }
+
+    fn family<A: Keyed>(
+        &self,
+        tables: &FlowTables<A>,
+        now: u32,
+        swept: &mut Swept,
+    ) -> io::Result<()>
+    where
+        FlowKey<A>: Pod,
+        FlowEntry<A>: Pod,
+    {
+        let Swept {
             established,
             half_open,
             by_target,
             removed,
-        })
+        } = swept;
+        let table = tables.established.as_fd();
+        self.table(table, now, removed, |entry: &FlowEntry<A>| {
+            *established += 1;
+            if let Some(flows) = by_target.get_mut(entry.target as usize) {
+                *flows += 1;
+            }
+        })?;
+        let table = tables.half_open.as_fd();
+        self.table(table, now, removed, |_: &FlowEntry<A>| *half_open += 1)
     }
 
     /// Sweeps one table and tells of each flow that is left in it.
-    fn table(
+    fn table<A: Keyed>(
         &self,
         table: BorrowedFd<'_>,
         now: u32,
         removed: &mut u64,
-        mut left: impl FnMut(&FlowEntry4),
-    ) -> io::Result<()> {
-        let mut batches = Batches::new(table, BATCH);
+        mut left: impl FnMut(&FlowEntry<A>),
+    ) -> io::Result<()>
+    where
+        FlowKey<A>: Pod,
+        FlowEntry<A>: Pod,
+    {
+        let mut batches: Batches<'_, FlowKey<A>, FlowEntry<A>> = Batches::new(table, BATCH);
         while let Some((keys, values)) = batches.next()? {
             for (key, entry) in keys.iter().zip(values) {
                 if self.is_over(table, key, entry, now)? {
-                    *removed += u64::from(syscall::delete(table, key)?);
+                    *removed += remove(table, key, entry)?;
                 } else if entry.direction() == Direction::Forward {
                     left(entry);
                 }
@@ -149,36 +147,84 @@ impl Sweep {
         Ok(())
     }
 
-    /// As the data path judges: by the target's generation, and by the idle
-    /// time of both directions. The other direction is removed when its own
-    /// turn comes.
-    fn is_over(
+    /// As the data path judges, but for connections to be told of: by the
+    /// target's generation, and by the idle time of both directions, if there
+    /// are two.
+    fn is_over<A: Keyed>(
         &self,
         table: BorrowedFd<'_>,
-        key: &FlowKey4,
-        entry: &FlowEntry4,
+        key: &FlowKey<A>,
+        entry: &FlowEntry<A>,
         now: u32,
-    ) -> io::Result<bool> {
+    ) -> io::Result<bool>
+    where
+        FlowKey<A>: Pod,
+        FlowEntry<A>: Pod,
+    {
         let target = self.targets.get(entry.target as usize);
         if target.is_none_or(|target| {
             target.generation != entry.generation || !target.has(TargetEntry::KEEPS)
         }) {
             return Ok(true);
         }
-        let timeout = self.settings.timeout(entry.state(), key.protocol());
-        let idle = |entry: &FlowEntry4| {
+        let state = entry.state();
+        let connection =
+            key.protocol() == flow::TCP && state.has(State::CONFIRMED) && !state.is_closed();
+        let timeout = self.settings.timeout(state, key.protocol());
+        let timeout = timeout.saturating_add(if connection { TOLD } else { 0 });
+        let idle = |entry: &FlowEntry<A>| {
             // A packet may have come since `now` was read.
             now.saturating_sub(entry.last_seen) > timeout
         };
         if !idle(entry) {
             return Ok(false);
         }
-        let peer: Option<FlowEntry4> = syscall::look_up(table, &entry.peer_key(key.protocol()))?;
-        Ok(peer.is_none_or(|peer| idle(&peer)))
+        Ok(peer(table, key, entry)?.is_none_or(|peer| idle(&peer)))
     }
 }
 
-/// The data path's clock, see [`FlowEntry4::last_seen`](lb_common::flow::FlowEntry).
+/// Removes a flow, given one of its entries, and tells how many went. The reply
+/// direction goes last: it is what keeps the source port from others.
+fn remove<A: Keyed>(
+    table: BorrowedFd<'_>,
+    key: &FlowKey<A>,
+    entry: &FlowEntry<A>,
+) -> io::Result<u64>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    let other = peer(table, key, entry)?.map(|_| entry.peer_key(key.protocol()));
+    let mut keys = [Some(*key), other];
+    if entry.direction() == Direction::Reply {
+        keys.reverse();
+    }
+    let mut removed = 0;
+    for key in keys.iter().flatten() {
+        removed += u64::from(syscall::delete(table, key)?);
+    }
+    Ok(removed)
+}
+
+/// The entry of a flow's other direction. What has its key may be another
+/// flow's by now.
+fn peer<A: Keyed>(
+    table: BorrowedFd<'_>,
+    key: &FlowKey<A>,
+    entry: &FlowEntry<A>,
+) -> io::Result<Option<FlowEntry<A>>>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    if entry.is_dsr() {
+        return Ok(None);
+    }
+    let peer: Option<FlowEntry<A>> = syscall::look_up(table, &entry.peer_key(key.protocol()))?;
+    Ok(peer.filter(|peer| peer.rewrite == key.endpoints.reversed()))
+}
+
+/// The data path's clock, see [`FlowEntry::last_seen`].
 fn monotonic_seconds() -> io::Result<u32> {
     let mut time = libc::timespec {
         tv_sec: 0,

@@ -1,6 +1,7 @@
-//! Raw `bpf(2)` on hash maps, for the flow table: in batches, which aya has no
-//! wrapper for (a million flows in hundreds of calls instead of millions), and
-//! through handles that may be used off the agent's own task.
+//! Raw `bpf(2)`, for what aya has no wrapper for: maps in batches (a million
+//! flows in hundreds of calls instead of millions, a Maglev table in one) and
+//! through handles that may be used off the agent's own task; and a program's
+//! instructions.
 
 use std::{
     io,
@@ -11,8 +12,11 @@ use bytemuck::Pod;
 
 /// Of `enum bpf_cmd` in linux/bpf.h.
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
 /// The member of `union bpf_attr` (linux/bpf.h) for single elements.
 #[repr(C)]
@@ -37,6 +41,20 @@ pub(super) fn look_up<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Resul
     Ok(element(BPF_MAP_LOOKUP_ELEM, &attr)?.then_some(value))
 }
 
+/// Writes the value of `key`.
+pub(super) fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    let attr = ElementAttr {
+        map_fd: map.as_raw_fd() as u32,
+        key: core::ptr::from_ref(key) as u64,
+        value: core::ptr::from_ref(value) as u64,
+        ..ElementAttr::default()
+    };
+    match element(BPF_MAP_UPDATE_ELEM, &attr)? {
+        true => Ok(()),
+        false => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+    }
+}
+
 /// Removes `key`; false if it wasn't there.
 pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
     let attr = ElementAttr {
@@ -49,7 +67,7 @@ pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
 
 /// Runs a command on one element; false if there is no such element.
 fn element(command: libc::c_long, attr: &ElementAttr) -> io::Result<bool> {
-    // SAFETY: both callers point to live values of the types that the map was
+    // SAFETY: all callers point to live values of the types that the map was
     // made with; the kernel keeps no pointer.
     let result = unsafe {
         libc::syscall(
@@ -80,6 +98,51 @@ struct BatchAttr {
     map_fd: u32,
     element_flags: u64,
     flags: u64,
+}
+
+/// Writes elements of an array map, each value at its index. Where the values
+/// are maps, they are written as descriptors.
+pub(super) fn update_all<V: Pod>(
+    array: BorrowedFd<'_>,
+    indices: &[u32],
+    values: &[V],
+) -> io::Result<()> {
+    assert_eq!(indices.len(), values.len(), "a value for each index");
+    if indices.is_empty() {
+        // The kernel takes a count of zero for a mistake.
+        return Ok(());
+    }
+    let mut attr = BatchAttr {
+        keys: indices.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: u32::try_from(indices.len()).unwrap_or(u32::MAX),
+        map_fd: array.as_raw_fd() as u32,
+        ..BatchAttr::default()
+    };
+    // SAFETY: the pointers are to `count` live indices and values, of the types
+    // that the map was made with; the kernel only reads them, and keeps none.
+    unsafe { batch(BPF_MAP_UPDATE_BATCH, &mut attr) }
+}
+
+/// Runs a batch command; the kernel writes to `attr` how far it came.
+///
+/// # Safety
+/// The pointers in `attr` are zero or lead to what the command reads or writes
+/// there: `count` keys and values of the map's sizes, and a position.
+unsafe fn batch(command: libc::c_long, attr: &mut BatchAttr) -> io::Result<()> {
+    // SAFETY: `attr` is alive, and what it points to is as the caller says.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            core::ptr::from_mut(attr),
+            size_of::<BatchAttr>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Reads a hash map a batch at a time. Entries that come or go meanwhile may be
@@ -140,16 +203,7 @@ impl<'a, K: Pod, V: Pod> Batches<'a, K, V> {
         // SAFETY: the pointers are to live buffers with room for `count` keys
         // and values, whose types may have any bits (Pod) and have the sizes
         // that the map was made with; the kernel keeps none of them.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                BPF_MAP_LOOKUP_BATCH,
-                &raw mut attr,
-                size_of::<BatchAttr>(),
-            )
-        };
-        if result < 0 {
-            let error = io::Error::last_os_error();
+        if let Err(error) = unsafe { batch(BPF_MAP_LOOKUP_BATCH, &mut attr) } {
             // Not found says that this was the last batch, and is none.
             if error.raw_os_error() != Some(libc::ENOENT) {
                 return Err(error);
@@ -158,5 +212,64 @@ impl<'a, K: Pod, V: Pod> Batches<'a, K, V> {
         }
         self.position = Some(next_position);
         Ok(attr.count as usize)
+    }
+}
+
+/// The first members of `struct bpf_prog_info` (linux/bpf.h); the kernel fills
+/// as much as there is room for.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramInfo {
+    kind: u32,
+    id: u32,
+    tag: [u8; 8],
+    jited_length: u32,
+    translated_length: u32,
+    jited: u64,
+    translated: u64,
+}
+
+/// The `info` member of `union bpf_attr` (linux/bpf.h).
+#[repr(C)]
+struct InfoAttr {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// A loaded program's instructions, as the verifier has changed them.
+pub(super) fn instructions(program: BorrowedFd<'_>) -> io::Result<Vec<[u8; 8]>> {
+    let mut info = ProgramInfo::default();
+    program_info(program, &mut info)?;
+    let mut instructions = vec![[0u8; 8]; info.translated_length as usize / 8];
+    info = ProgramInfo {
+        translated_length: info.translated_length,
+        translated: instructions.as_mut_ptr() as u64,
+        ..ProgramInfo::default()
+    };
+    program_info(program, &mut info)?;
+    Ok(instructions)
+}
+
+/// Fills `info`, and the buffer that it points to.
+fn program_info(program: BorrowedFd<'_>, info: &mut ProgramInfo) -> io::Result<()> {
+    let mut attr = InfoAttr {
+        fd: program.as_raw_fd() as u32,
+        length: size_of::<ProgramInfo>() as u32,
+        info: core::ptr::from_mut(info) as u64,
+    };
+    // SAFETY: `info` is live, and a length in it is that of the live buffer
+    // beside it, or zero; the kernel keeps neither pointer.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            &raw mut attr,
+            size_of::<InfoAttr>(),
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }

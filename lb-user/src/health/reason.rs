@@ -23,7 +23,8 @@ pub enum Reason {
     RegistrationInProgress,
     /// No listener uses its target group.
     NotInUse,
-    /// Removed from its group; its flows may end in peace.
+    /// It gets no new flow, and its flows may end in peace: it was removed, or
+    /// its group's last listener.
     DeregistrationInProgress,
     /// No answer to the connection request.
     ConnectTimeout,

@@ -5,7 +5,7 @@
 mod pace;
 
 use std::{
-    collections::{HashMap, hash_map::RandomState},
+    collections::{HashMap, HashSet, hash_map::RandomState},
     hash::{BuildHasher, Hash},
     net::SocketAddr,
     sync::Arc,
@@ -130,10 +130,9 @@ impl<K: Clone + Eq + Hash + Send + 'static> Checker<K> {
         Ok(started)
     }
 
-    /// Ends the checks of `key`, one under way too. Says whether there were
-    /// any.
-    pub fn stop(&mut self, key: &K) -> bool {
-        self.runs.remove(key).is_some()
+    /// Ends the checks of every key that isn't in `keys`, those under way too.
+    pub fn keep_only(&mut self, keys: &HashSet<K>) {
+        self.runs.retain(|key, _| keys.contains(key));
     }
 
     /// Does `result` come from the present checks of its key? Results that

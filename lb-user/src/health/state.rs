@@ -4,7 +4,10 @@
 //! alone decides, as in ELB. After that, results in a row count against the
 //! thresholds, and a contrary result starts the row again.
 
-use std::{fmt, time::SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use super::reason::{Outcome, Reason};
 use crate::config::HealthCheck;
@@ -49,8 +52,10 @@ pub struct TargetHealth {
     pub reason: Option<Reason>,
     /// When `health` took its present value.
     pub since: SystemTime,
-    /// When the last result came in that says something about the target.
-    pub last_result: Option<SystemTime>,
+    /// What it was before it began to drain, while it drains.
+    before: Option<(Health, Option<Reason>)>,
+    /// How long the last check took.
+    pub latency: Option<Duration>,
     /// Results in a row that speak against `health`, always less than the
     /// threshold that they count against.
     pub contrary: u32,
@@ -85,7 +90,6 @@ pub struct Transition {
     pub to: Health,
     /// Why, unless `to` is healthy.
     pub reason: Option<Reason>,
-    pub at: SystemTime,
 }
 
 impl TargetHealth {
@@ -96,7 +100,8 @@ impl TargetHealth {
             health: Health::Initial,
             reason: Some(Reason::RegistrationInProgress),
             since: now,
-            last_result: None,
+            before: None,
+            latency: None,
             contrary: 0,
             successes: 0,
             failures: 0,
@@ -119,12 +124,10 @@ impl TargetHealth {
             }
             Outcome::Success => {
                 self.successes += 1;
-                self.last_result = Some(now);
                 self.succeeded(now, thresholds.healthy)
             }
             Outcome::Failure(reason) => {
                 self.failures += 1;
-                self.last_result = Some(now);
                 self.failed(reason, now, thresholds.unhealthy)
             }
         }
@@ -132,24 +135,28 @@ impl TargetHealth {
 
     /// The target was removed: it gets no new flow, its flows may end.
     pub fn drain(&mut self, now: SystemTime) -> Option<Transition> {
-        self.enter(
-            Health::Draining,
-            Some(Reason::DeregistrationInProgress),
-            now,
-        )
+        let before = (self.health, self.reason);
+        let reason = Some(Reason::DeregistrationInProgress);
+        let transition = self.enter(Health::Draining, reason, now)?;
+        self.before = Some(before);
+        Some(transition)
     }
 
     /// No listener uses the target any more.
     pub fn set_unused(&mut self, now: SystemTime) -> Option<Transition> {
+        self.before = None;
         self.enter(Health::Unused, Some(Reason::NotInUse), now)
     }
 
-    /// A target that was draining or unused is used again: `initial`, until
-    /// the next result decides. Of any other target nothing changes.
+    /// A target that was draining is used again: what it was before, for that
+    /// is still the best guess. One that was unused is `initial`, until the next
+    /// result decides. Of any other target nothing changes.
     pub fn resume(&mut self, now: SystemTime) -> Option<Transition> {
+        let initial = (Health::Initial, Some(Reason::RegistrationInProgress));
         match self.health {
             Health::Draining | Health::Unused => {
-                self.enter(Health::Initial, Some(Reason::RegistrationInProgress), now)
+                let (health, reason) = self.before.take().unwrap_or(initial);
+                self.enter(health, reason, now)
             }
             Health::Initial | Health::Healthy | Health::Unhealthy => None,
         }
@@ -203,12 +210,7 @@ impl TargetHealth {
         self.reason = reason;
         self.since = now;
         self.contrary = 0;
-        Some(Transition {
-            from,
-            to,
-            reason,
-            at: now,
-        })
+        Some(Transition { from, to, reason })
     }
 }
 

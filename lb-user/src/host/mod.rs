@@ -1,13 +1,18 @@
 //! What the agent knows of the host's network configuration: a snapshot by
 //! netlink, and word of when to take a new one.
 
+mod clsact;
 mod features;
+mod message;
 mod netlink;
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_common::settings::VlanTag;
 
+use crate::address::Family;
+
+pub use clsact::Filter;
 pub use netlink::{HostChanged, HostError, Netlink};
 
 /// The host at one moment.
@@ -17,7 +22,7 @@ pub struct Host {
     pub interfaces: BTreeMap<u32, Interface>,
     /// The routes that were asked for, by destination. A destination without
     /// any route isn't there.
-    pub routes: BTreeMap<Ipv4Addr, Route>,
+    pub routes: BTreeMap<IpAddr, Route>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +31,9 @@ pub struct Interface {
     pub name: String,
     /// Set up by the administrator (`ip link set … up`).
     pub up: bool,
+    /// Its link-layer address, six bytes as they lie in memory; of an Ethernet
+    /// interface only.
+    pub mac: Option<u64>,
     /// Whether frames have an Ethernet header here, which the data path needs.
     pub ethernet: bool,
     /// The kind of a virtual device: `veth`, `vlan`, `bond` …
@@ -33,12 +41,29 @@ pub struct Interface {
     pub vlan: Option<Vlan>,
     /// Index of the bridge or bond that this is a port of.
     pub controller: Option<u32>,
-    pub addresses: Vec<Ipv4Addr>,
+    /// IPv4 ones first. Of IPv6 link-local ones too.
+    pub addresses: Vec<IpAddr>,
     /// What the driver can do with XDP; `None` if the kernel doesn't tell
     /// (before Linux 6.3).
     pub xdp_features: Option<XdpFeatures>,
-    /// Whether IPv4 packets that come in here are forwarded.
-    pub forwarding: bool,
+    pub forwarding: Forwarding,
+}
+
+/// Whether packets that come in by an interface are forwarded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    pub v4: bool,
+    pub v6: bool,
+}
+
+impl Forwarding {
+    #[must_use]
+    pub fn of(self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
 }
 
 /// A VLAN device's place on its parent.
@@ -67,12 +92,18 @@ impl XdpFeatures {
 pub enum Route {
     /// It is this host's own.
     Local,
-    Unicast {
-        /// Index of the interface that leads there.
-        interface: u32,
-        /// The address that this host would send from.
-        source: Ipv4Addr,
-    },
+    Unicast(Way),
+}
+
+/// The way to another host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Index of the interface that leads there.
+    pub interface: u32,
+    /// The address that this host would send from.
+    pub source: IpAddr,
+    /// Whether it is on another network, behind a router.
+    pub gateway: bool,
 }
 
 impl Host {
@@ -83,9 +114,16 @@ impl Host {
             .find(|interface| interface.name == name)
     }
 
+    /// Whether the kernel tells what drivers can do with XDP.
+    #[must_use]
+    pub fn tells_xdp_features(&self) -> bool {
+        let mut interfaces = self.interfaces.values();
+        interfaces.any(|interface| interface.xdp_features.is_some())
+    }
+
     /// Whether an interface of this host has the address.
     #[must_use]
-    pub fn owns(&self, address: Ipv4Addr) -> bool {
+    pub fn owns(&self, address: IpAddr) -> bool {
         self.interfaces
             .values()
             .any(|interface| interface.addresses.contains(&address))

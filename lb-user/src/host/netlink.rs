@@ -1,33 +1,39 @@
 //! The netlink sockets: links, addresses and routes (rtnetlink).
 
 use std::{
-    collections::BTreeMap,
-    fs, io,
-    net::{IpAddr, Ipv4Addr},
+    collections::{BTreeMap, BTreeSet},
+    future::ready,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
-use lb_common::settings::VlanTag;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rtnetlink::{
     Handle, MulticastGroup, RouteMessageBuilder,
-    packet_route::{
-        AddressFamily,
-        address::AddressAttribute,
-        link::{
-            InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
-        },
-        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    packet_route::address::{
+        AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo,
     },
 };
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 
-use super::{Host, Interface, Route, Vlan, features};
+use super::{
+    Host, Interface, Route, features,
+    message::{interface, own_address, route},
+};
+use crate::address::Family;
 
 /// Changes that come this close together are told once.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// Prefix length of a single address.
-const SINGLE: u8 = 32;
+/// However many changes there are, they are told this far apart: a snapshot
+/// with routes to 16,384 addresses takes a quarter of a second.
+const TOLD_INTERVAL: Duration = Duration::from_secs(1);
+/// Questions to the kernel under way at a time. Its answers must fit the
+/// socket's buffer.
+const QUESTIONS: usize = 64;
 
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -42,20 +48,23 @@ pub enum HostError {
     #[error("could not {action} {address}: {source}")]
     Address {
         action: &'static str,
-        address: Ipv4Addr,
+        address: IpAddr,
         source: rtnetlink::Error,
     },
     #[error("could not remove the clsact qdisc")]
     Qdisc(#[source] rtnetlink::Error),
+    #[error("could not remove a filter that a former xlb has left")]
+    Filter(#[source] rtnetlink::Error),
 }
 
 /// The host's network configuration may be another than it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostChanged;
 
-/// Sockets to ask the kernel.
+/// Sockets to ask the kernel. A clone uses the same ones.
+#[derive(Clone)]
 pub struct Netlink {
-    routes: Handle,
+    pub(super) routes: Handle,
     generic: genetlink::GenetlinkHandle,
 }
 
@@ -70,8 +79,8 @@ impl Netlink {
         Ok(Self { routes, generic })
     }
 
-    /// Tells whenever links, addresses or routes have changed; several changes
-    /// in a row as one.
+    /// Tells whenever links, addresses, routes or rules have changed; several
+    /// changes in a row as one, and at most one a second.
     ///
     /// # Errors
     /// If the kernel gives no netlink socket.
@@ -80,17 +89,22 @@ impl Netlink {
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv4Rule,
             MulticastGroup::Ipv4Netconf,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv6Rule,
+            MulticastGroup::Ipv6Netconf,
         ])?;
         tokio::spawn(connection);
         let (sender, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
+            let mut earliest = Instant::now();
             while messages.next().await.is_some() {
-                tokio::time::sleep(DEBOUNCE).await;
-                while futures_util::FutureExt::now_or_never(messages.next())
-                    .flatten()
-                    .is_some()
-                {}
+                let tell = sleep_until(earliest.max(Instant::now() + DEBOUNCE));
+                let later = messages.by_ref().take_until(tell);
+                later.for_each(|_| ready(())).await;
+                earliest = Instant::now() + TOLD_INTERVAL;
                 if sender.send(HostChanged).await.is_err() {
                     return;
                 }
@@ -104,19 +118,33 @@ impl Netlink {
     /// # Errors
     /// If the kernel doesn't answer. A destination without route is none.
     pub async fn snapshot(
-        &mut self,
-        destinations: impl IntoIterator<Item = Ipv4Addr>,
+        &self,
+        destinations: impl IntoIterator<Item = IpAddr>,
     ) -> Result<Host, HostError> {
         let mut host = Host {
             interfaces: self.interfaces().await?,
             routes: BTreeMap::new(),
         };
         self.addresses(&mut host.interfaces).await?;
-        for (&index, interface) in &mut host.interfaces {
-            interface.xdp_features = features::of(&mut self.generic, index).await;
+        let indices: Vec<u32> = host.interfaces.keys().copied().collect();
+        let questions = indices.into_iter().map(|index| {
+            let mut generic = self.generic.clone();
+            async move { (index, features::of(&mut generic, index).await) }
+        });
+        let mut features = stream::iter(questions).buffer_unordered(QUESTIONS);
+        while let Some((index, features)) = features.next().await {
+            if let Some(interface) = host.interfaces.get_mut(&index) {
+                interface.xdp_features = features;
+            }
         }
-        for destination in destinations {
-            if let Some(route) = self.route(destination).await? {
+        // Many targets may be ports of one address.
+        let destinations: BTreeSet<_> = destinations.into_iter().collect();
+        let questions = destinations
+            .into_iter()
+            .map(async |destination| (destination, self.route(destination).await));
+        let mut routes = stream::iter(questions).buffer_unordered(QUESTIONS);
+        while let Some((destination, route)) = routes.next().await {
+            if let Some(route) = route? {
                 host.routes.insert(destination, route);
             }
         }
@@ -147,23 +175,25 @@ impl Netlink {
             let Some(interface) = interfaces.get_mut(&message.header.index) else {
                 continue;
             };
-            // `Local` is the interface's own address, where the peer's differs.
-            let own = message
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-                    _ => None,
-                });
-            interface.addresses.extend(own);
+            interface.addresses.extend(own_address(&message));
+        }
+        for interface in interfaces.values_mut() {
+            interface
+                .addresses
+                .sort_by_key(|&address| Family::of(address));
         }
         Ok(())
     }
 
-    async fn route(&self, destination: Ipv4Addr) -> Result<Option<Route>, HostError> {
-        let request = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(destination, SINGLE)
-            .build();
+    async fn route(&self, destination: IpAddr) -> Result<Option<Route>, HostError> {
+        let request = match destination {
+            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(v4, Family::V4.bits())
+                .build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(v6, Family::V6.bits())
+                .build(),
+        };
         let mut routes = self.routes.route().get(request).execute();
         match routes.try_next().await {
             Ok(message) => Ok(message.as_ref().and_then(route)),
@@ -176,18 +206,17 @@ impl Netlink {
         }
     }
 
-    /// Adds a single address to an interface.
+    /// Adds a single address to an interface, to be used at once.
     ///
     /// # Errors
     /// If the kernel refuses. An address that is there already is no error.
-    pub async fn add_address(&self, index: u32, address: Ipv4Addr) -> Result<(), HostError> {
-        match self
-            .routes
-            .address()
-            .add(index, address.into(), SINGLE)
-            .execute()
-            .await
-        {
+    pub async fn add_address(&self, index: u32, address: IpAddr) -> Result<(), HostError> {
+        let bits = Family::of(address).bits();
+        let mut request = self.routes.address().add(index, address, bits);
+        if address.is_ipv6() {
+            for_others_only(request.message_mut());
+        }
+        match request.execute().await {
             Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EEXIST => {
                 Ok(())
             }
@@ -203,11 +232,11 @@ impl Netlink {
     ///
     /// # Errors
     /// If the kernel refuses. An address that isn't there is no error.
-    pub async fn remove_address(&self, index: u32, address: Ipv4Addr) -> Result<(), HostError> {
-        let message = rtnetlink::AddressMessageBuilder::<Ipv4Addr>::new()
-            .index(index)
-            .address(address, SINGLE)
-            .build();
+    pub async fn remove_address(&self, index: u32, address: IpAddr) -> Result<(), HostError> {
+        let bits = Family::of(address).bits();
+        // What names an address to be added names it to be removed too.
+        let mut request = self.routes.address().add(index, address, bits);
+        let message = request.message_mut().clone();
         match self.routes.address().del(message).execute().await {
             Err(rtnetlink::Error::NetlinkError(error)) if is_gone(error.raw_code()) => Ok(()),
             removed => removed.map_err(|source| HostError::Address {
@@ -217,31 +246,24 @@ impl Netlink {
             }),
         }
     }
+}
 
-    /// Removes the clsact qdisc of an interface.
-    ///
-    /// # Errors
-    /// If the kernel refuses. An interface that is gone, or has none, is no
-    /// error.
-    pub async fn remove_clsact(&self, index: u32) -> Result<(), HostError> {
-        use rtnetlink::packet_route::tc::TcHandle;
-        let Ok(index) = i32::try_from(index) else {
-            return Ok(());
-        };
-        let mut qdiscs = self.routes.qdisc();
-        let mut request = qdiscs.del(index);
-        let header = &mut request.message_mut().header;
-        header.parent = TcHandle::CLSACT;
-        // By convention the clsact qdisc's handle is its parent's major number.
-        header.handle = TcHandle {
-            major: TcHandle::CLSACT.major,
-            minor: 0,
-        };
-        match request.execute().await {
-            Err(rtnetlink::Error::NetlinkError(error)) if is_gone(error.raw_code()) => Ok(()),
-            removed => removed.map_err(HostError::Qdisc),
-        }
-    }
+/// Makes an IPv6 address that clients use, and this host never by itself.
+fn for_others_only(message: &mut AddressMessage) {
+    // Nobody else has it, or it wouldn't be a VIP: no second of waiting for
+    // duplicate address detection.
+    message.header.flags = AddressHeaderFlags::Nodad;
+    message
+        .attributes
+        .push(AddressAttribute::Flags(AddressFlags::Nodad));
+    // Of a preferred one a /128 would be the first choice as the source of
+    // this host's own connections (RFC 6724, section 5, rules 3 and 8).
+    let mut lifetime = CacheInfo::default();
+    lifetime.ifa_preferred = 0;
+    lifetime.ifa_valid = u32::MAX;
+    message
+        .attributes
+        .push(AddressAttribute::CacheInfo(lifetime));
 }
 
 fn is_no_route(code: i32) -> bool {
@@ -251,148 +273,9 @@ fn is_no_route(code: i32) -> bool {
     )
 }
 
-fn is_gone(code: i32) -> bool {
+pub(super) fn is_gone(code: i32) -> bool {
     matches!(
         -code,
         libc::ENODEV | libc::ENOENT | libc::EADDRNOTAVAIL | libc::EINVAL
     )
-}
-
-fn interface(link: &LinkMessage) -> Interface {
-    let mut interface = Interface {
-        index: link.header.index,
-        up: link.header.flags.contains(LinkFlags::Up),
-        // The loopback's frames have one too, with addresses of zeros.
-        ethernet: matches!(
-            link.header.link_layer_type,
-            LinkLayerType::Ether | LinkLayerType::Loopback
-        ),
-        ..Interface::default()
-    };
-    let mut parent = None;
-    let mut tag = None;
-    // The parent is in another namespace, and its index means nothing in ours.
-    let mut elsewhere = false;
-    for attribute in &link.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => interface.name.clone_from(name),
-            LinkAttribute::Link(index) => parent = Some(*index),
-            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
-            LinkAttribute::Controller(index) => interface.controller = Some(*index),
-            LinkAttribute::LinkInfo(infos) => {
-                for info in infos {
-                    match info {
-                        LinkInfo::Kind(kind) => interface.kind = Some(kind.to_string()),
-                        LinkInfo::Data(InfoData::Vlan(vlan)) => tag = Some(vlan_tag(vlan)),
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    parent = parent.filter(|_| !elsewhere);
-    interface.vlan = parent.zip(tag).map(|(parent, tag)| Vlan { parent, tag });
-    interface.forwarding = forwarding(&interface.name);
-    interface
-}
-
-fn vlan_tag(infos: &[InfoVlan]) -> VlanTag {
-    let mut tag = VlanTag {
-        protocol: 0x8100,
-        id: 0,
-    };
-    for info in infos {
-        match info {
-            InfoVlan::Id(id) => tag.id = *id,
-            InfoVlan::Protocol(protocol) => tag.protocol = u16::from(*protocol),
-            _ => {}
-        }
-    }
-    tag
-}
-
-/// The kernel shows this by netlink too, but only in a family of its own.
-fn forwarding(interface: &str) -> bool {
-    // A dot in a name (eth0.10) stands as it is in /proc.
-    fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{interface}/forwarding"))
-        .is_ok_and(|value| value.trim() != "0")
-}
-
-fn route(message: &RouteMessage) -> Option<Route> {
-    if message.header.address_family != AddressFamily::Inet {
-        return None;
-    }
-    match message.header.kind {
-        RouteType::Local => return Some(Route::Local),
-        RouteType::Unicast => {}
-        _ => return None,
-    }
-    let mut interface = None;
-    let mut source = None;
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => interface = Some(*index),
-            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
-            _ => {}
-        }
-    }
-    Some(Route::Unicast {
-        interface: interface?,
-        source: source?,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rtnetlink::packet_route::link::{InfoKind, VlanProtocol};
-
-    fn vlan(more: &[LinkAttribute]) -> LinkMessage {
-        let data = vec![
-            InfoVlan::Protocol(VlanProtocol::Ieee8021Ad),
-            InfoVlan::Id(10),
-        ];
-        let infos = vec![
-            LinkInfo::Kind(InfoKind::Vlan),
-            LinkInfo::Data(InfoData::Vlan(data)),
-        ];
-        let mut message = LinkMessage::default();
-        message.header.index = 7;
-        message.attributes = vec![
-            LinkAttribute::IfName("eth0.10".to_owned()),
-            LinkAttribute::Link(7),
-            LinkAttribute::LinkInfo(infos),
-        ];
-        message.attributes.extend_from_slice(more);
-        message
-    }
-
-    #[test]
-    fn a_vlan_names_its_parent_and_tag() {
-        let tag = VlanTag {
-            protocol: 0x88A8,
-            id: 10,
-        };
-        assert_eq!(interface(&vlan(&[])).vlan, Some(Vlan { parent: 7, tag }));
-    }
-
-    /// The parent's index is one of its own namespace; here it may be any
-    /// interface's, even the VLAN's own.
-    #[test]
-    fn a_parent_in_another_namespace_is_none() {
-        let interface = interface(&vlan(&[LinkAttribute::LinkNetNsId(0)]));
-        assert_eq!(
-            (interface.vlan, interface.kind.as_deref()),
-            (None, Some("vlan"))
-        );
-    }
-
-    #[test]
-    fn a_port_names_its_bridge() {
-        assert_eq!(
-            interface(&vlan(&[LinkAttribute::Controller(3)])).controller,
-            Some(3)
-        );
-    }
 }

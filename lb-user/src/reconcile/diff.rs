@@ -1,5 +1,7 @@
 //! What to write so that the maps hold what they should.
 
+mod rules;
+
 use std::collections::BTreeMap;
 
 use super::state::{Change, Element, MapState, elements};
@@ -7,7 +9,8 @@ use super::state::{Change, Element, MapState, elements};
 /// The changes from `observed` to `desired`, in an order in which each state
 /// between is sound: a target is known before a slot names it, a table is there
 /// before a listener names it and never has fewer slots than the listener says,
-/// and both go only after what names them. A target that may have no new flow
+/// and both go only after what names them; so it is with a listener's limits and
+/// its security group. A target that may have no new flow
 /// is told first of all, in one write.
 #[must_use]
 pub fn diff(observed: &MapState, desired: &MapState) -> Vec<Change> {
@@ -20,6 +23,12 @@ pub fn diff(observed: &MapState, desired: &MapState) -> Vec<Change> {
     }
     for &index in gone(&observed.interfaces, &desired.interfaces) {
         changes.push(Change::RemoveInterface(index));
+    }
+    for &mac in desired.macs.difference(&observed.macs) {
+        changes.push(Change::AddMac(mac));
+    }
+    for &mac in observed.macs.difference(&desired.macs) {
+        changes.push(Change::RemoveMac(mac));
     }
     for (&id, &entry) in new(&observed.targets, &desired.targets) {
         // Its counters are those of the id's former holder.
@@ -38,11 +47,29 @@ pub fn diff(observed: &MapState, desired: &MapState) -> Vec<Change> {
     for (group, old, slots) in tables {
         changes.push(table(group, old, slots));
     }
+    for (&id, &limits) in new(&observed.limits, &desired.limits) {
+        changes.push(Change::SetLimits(id, limits));
+    }
+    for (&id, rules) in &desired.security_groups {
+        changes.extend(rules::set(id, observed.security_groups.get(&id), rules));
+    }
     for (&key, &entry) in new(&observed.listeners, &desired.listeners) {
         changes.push(Change::SetListener(key, entry));
     }
     for &key in gone(&observed.listeners, &desired.listeners) {
         changes.push(Change::RemoveListener(key));
+    }
+    for (&address, &entry) in new(&observed.vips, &desired.vips) {
+        changes.push(Change::SetVip(address, entry));
+    }
+    for &address in gone(&observed.vips, &desired.vips) {
+        changes.push(Change::RemoveVip(address));
+    }
+    for &id in gone(&observed.limits, &desired.limits) {
+        changes.push(Change::ClearLimits(id));
+    }
+    for &id in gone(&observed.security_groups, &desired.security_groups) {
+        changes.push(rules::remove(id, &observed.security_groups[&id]));
     }
     for (group, old, slots) in shrinking {
         changes.push(table(group, old, slots));

@@ -5,10 +5,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
     net::IpAddr,
+    num::NonZeroU16,
 };
 
-use crate::config::{Capacity, Config, Target, TargetGroup};
+use crate::{
+    address::with_port,
+    config::{Capacity, Config, Ports, Target, TargetGroup},
+};
 
 /// A target as the agent knows it: within its group, by address and port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,7 +21,18 @@ pub struct TargetKey {
     pub group: String,
     /// `None`: this host.
     pub address: Option<IpAddr>,
+    /// 0: the port that the client used.
     pub port: u16,
+}
+
+/// As the configuration has it.
+impl fmt::Display for TargetKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&match self.port {
+            0 => with_port(self.address, Ports::ALL),
+            port => with_port(self.address, port),
+        })
+    }
 }
 
 impl TargetKey {
@@ -25,8 +41,14 @@ impl TargetKey {
         Self {
             group: group.name.clone(),
             address: target.address,
-            port: target.port.get(),
+            port: target.port.map_or(0, NonZeroU16::get),
         }
+    }
+
+    /// Every target of the configuration.
+    pub fn all(config: &Config) -> impl Iterator<Item = Self> {
+        let groups = config.target_groups.iter();
+        groups.flat_map(|group| group.targets.iter().map(|it| Self::new(group, it)))
     }
 }
 
@@ -36,6 +58,7 @@ pub struct Ids {
     listeners: Pool<String>,
     groups: Pool<String>,
     targets: Pool<TargetKey>,
+    security_groups: Pool<String>,
 }
 
 impl Ids {
@@ -46,12 +69,13 @@ impl Ids {
             listeners: Pool::new(capacity.listeners),
             groups: Pool::new(lb_common::limits::MAX_GROUPS),
             targets: Pool::new(capacity.targets),
+            security_groups: Pool::new(lb_common::limits::MAX_SECURITY_GROUPS),
         }
     }
 
     /// Gives everything in `config` an id, and takes back those of what is not
-    /// in it any more.
-    pub fn assign(&mut self, config: &Config) {
+    /// in it any more, but for targets that drain.
+    pub fn assign(&mut self, config: &Config, draining: &BTreeSet<TargetKey>) {
         self.listeners.assign(
             config
                 .listeners
@@ -61,12 +85,10 @@ impl Ids {
         self.groups
             .assign(config.target_groups.iter().map(|group| group.name.clone()));
         self.targets
-            .assign(config.target_groups.iter().flat_map(|group| {
-                group
-                    .targets
-                    .iter()
-                    .map(|target| TargetKey::new(group, target))
-            }));
+            .assign(TargetKey::all(config).chain(draining.iter().cloned()));
+        let security_groups = config.security_groups.iter();
+        self.security_groups
+            .assign(security_groups.map(|group| group.name.clone()));
     }
 
     #[must_use]
@@ -82,6 +104,13 @@ impl Ids {
     #[must_use]
     pub fn target(&self, key: &TargetKey) -> Option<u32> {
         self.targets.get(key)
+    }
+
+    /// Never 0, which is none.
+    #[must_use]
+    pub fn security_group(&self, name: &str) -> Option<u16> {
+        let id = self.security_groups.get(name)? + 1;
+        u16::try_from(id).ok()
     }
 
     /// The generation of a target's id; never 0.

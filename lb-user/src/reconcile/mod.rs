@@ -4,15 +4,21 @@
 
 mod desired;
 mod diff;
+mod group;
 mod ids;
+mod ports;
 mod problem;
 mod state;
+mod tables;
 
 pub use desired::{Availability, Desired, Inputs, desired, interfaces};
 pub use diff::diff;
+pub use group::Balance;
 pub use ids::{Ids, TargetKey};
+pub use ports::Block;
 pub use problem::Problem;
-pub use state::{Change, Element, MapState, elements};
+pub use state::{Change, Element, MapState, Place, PlacePorts, elements, runs};
+pub use tables::Tables;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
 //! What of a valid configuration doesn't work on this host.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+
+use crate::address::Family;
 
 /// Each says what is wrong and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,10 +16,18 @@ pub enum Problem {
          interface that its packets leave by"
     )]
     NotEthernet { name: String },
-    #[error("interface {name} has no IPv4 address, so a listener without an address hears nothing")]
-    NoAddress { name: String },
+    #[error(
+        "interface {name} has no {}address{}, so a listener without an address hears nothing there",
+        .family.map_or_else(String::new, |family| format!("{family} ")),
+        if *.family == Some(Family::V6) { " beyond link-local ones" } else { "" }
+    )]
+    NoAddress {
+        name: String,
+        /// That of the listener's targets, if they have one.
+        family: Option<Family>,
+    },
     #[error("target {address} of group {group} can't be reached: this host has no route to it")]
-    NoRoute { group: String, address: Ipv4Addr },
+    NoRoute { group: String, address: IpAddr },
     #[error(
         "target {address} of group {group} is reached through {interface}, where xlb isn't \
          attached, so its replies would be lost: add {interface:?} to `interface`, or set \
@@ -25,16 +35,42 @@ pub enum Problem {
     )]
     NotAttached {
         group: String,
-        address: Ipv4Addr,
+        address: IpAddr,
         interface: String,
     },
     #[error(
-        "IPv4 forwarding is off on {interface}, and targets on other hosts need it: \
-         `sysctl -w net.ipv4.ip_forward=1`"
+        "target {address} of group {group} is this host itself, and `dsr` leads to other hosts: \
+         use `forwarding = \"nat\"`"
     )]
-    ForwardingOff { interface: String },
-    #[error("the listeners have more than {limit} addresses together: name the addresses to use")]
-    TooManyAddresses { limit: u32 },
+    DsrLocal { group: String, address: IpAddr },
+    #[error(
+        "target {address} of group {group} is behind a router, which would send packets to the \
+         listener's address elsewhere: set an `encapsulation`"
+    )]
+    DsrBehindRouter { group: String, address: IpAddr },
+    #[error(
+        "{family} forwarding is off on {interface}, and targets on other hosts need it: \
+         `sysctl -w {}=1`{}",
+        match .family {
+            Family::V4 => "net.ipv4.ip_forward",
+            Family::V6 => "net.ipv6.conf.all.forwarding",
+        },
+        match .family {
+            Family::V4 => "",
+            // Linux: Documentation/networking/ip-sysctl.rst, accept_ra.
+            Family::V6 => ", and `accept_ra=2` where addresses come from router advertisements",
+        }
+    )]
+    ForwardingOff { interface: String, family: Family },
+    #[error(
+        "the listeners have more than {limit} {family} addresses together: name the addresses to use"
+    )]
+    TooManyAddresses { family: Family, limit: u32 },
+    #[error(
+        "the listeners' port ranges take more than {limit} {family} entries together: name the \
+         addresses to use, or ranges that begin and end at multiples of a power of two"
+    )]
+    TooManyRanges { family: Family, limit: u32 },
 }
 
 fn near(names: &[String]) -> String {

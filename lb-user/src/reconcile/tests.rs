@@ -1,16 +1,20 @@
 //! What the maps should hold, case by case, and the diff's properties.
 
+mod families;
+mod forwarding;
+mod groups;
 mod interfaces;
+mod protection;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
 use lb_common::{
-    Be16, Ipv4,
+    Be16, flow,
     limits::NO_TARGET,
-    listener::{ListenerEntry, ListenerKey4},
+    listener::{ListenerEntry, VipEntry},
     settings::{InterfaceEntry, VlanTag},
     target::TargetEntry,
 };
@@ -20,7 +24,7 @@ use super::*;
 use crate::{
     config::{self, Config},
     dataplane::XdpHook,
-    host::{Host, Interface, Route, Vlan, XdpFeatures},
+    host::{Forwarding, Host, Interface, Route, Vlan, Way, XdpFeatures},
 };
 
 const ETH0: u32 = 2;
@@ -49,7 +53,7 @@ fn interface(index: u32, name: &str, address: [u8; 4]) -> Interface {
         ethernet: true,
         addresses: vec![address.into()],
         xdp_features: Some(XdpFeatures(0b111)),
-        forwarding: true,
+        forwarding: Forwarding { v4: true, v6: true },
         ..Interface::default()
     }
 }
@@ -61,16 +65,20 @@ fn host() -> Host {
         interface(ETH0, "eth0", [10, 0, 1, 1]),
         interface(ETH1, "eth1", [10, 0, 2, 1]),
     ];
-    let unicast = |interface, source: [u8; 4]| Route::Unicast {
-        interface,
-        source: source.into(),
+    let unicast = |interface, source: [u8; 4]| {
+        Route::Unicast(Way {
+            interface,
+            source: source.into(),
+            gateway: false,
+        })
     };
+    let address = |address: [u8; 4]| IpAddr::from(address);
     Host {
         interfaces: interfaces.into_iter().map(|i| (i.index, i)).collect(),
         routes: BTreeMap::from([
-            (Ipv4Addr::new(10, 0, 1, 1), Route::Local),
-            (Ipv4Addr::new(10, 0, 1, 9), unicast(ETH0, [10, 0, 1, 1])),
-            (Ipv4Addr::new(10, 0, 2, 9), unicast(ETH1, [10, 0, 2, 1])),
+            (address([10, 0, 1, 1]), Route::Local),
+            (address([10, 0, 1, 9]), unicast(ETH0, [10, 0, 1, 1])),
+            (address([10, 0, 2, 9]), unicast(ETH1, [10, 0, 2, 1])),
         ]),
     }
 }
@@ -82,7 +90,7 @@ fn wanted(
     health: impl Fn(&TargetKey) -> Availability,
 ) -> Desired {
     let mut ids = Ids::new(config.capacity);
-    ids.assign(config);
+    ids.assign(config, &BTreeSet::new());
     let attached = BTreeMap::from([(ETH0, hook)]);
     desired(
         &Inputs {
@@ -90,7 +98,11 @@ fn wanted(
             host,
             attached: &attached,
             ids: &ids,
+            draining: &BTreeSet::new(),
+            slow_starts: &BTreeMap::new(),
+            applied: &MapState::default(),
         },
+        &mut Tables::default(),
         health,
     )
 }
@@ -118,13 +130,9 @@ fn targets_are_local_or_rewritten_as_their_route_says() {
             target.source,
         )
     };
-    let wide = |a: u8, b: u8| {
-        let mut wide = [0; 16];
-        wide[..4].copy_from_slice(&[10, 0, a, b]);
-        wide
-    };
-    assert_eq!(flags(8081), (TargetEntry::LOCAL, [0; 16], [0; 16]));
-    assert_eq!(flags(8082), (TargetEntry::LOCAL, wide(1, 1), [0; 16]));
+    let wide = |a: u8, b: u8| lb_common::wire::wide(Ipv4Addr::new(10, 0, a, b).into());
+    assert_eq!(flags(8081), (TargetEntry::LOCAL, [0; 4], [0; 4]));
+    assert_eq!(flags(8082), (TargetEntry::LOCAL, wide(1, 1), [0; 4]));
     assert_eq!(flags(80), (TargetEntry::SOURCE_NAT, wide(1, 9), wide(1, 1)));
     let nat = got
         .state
@@ -164,7 +172,7 @@ fn what_does_not_work_is_said_and_left_out() {
     );
 
     let mut host = host();
-    host.interfaces.get_mut(&ETH0).unwrap().forwarding = false;
+    host.interfaces.get_mut(&ETH0).unwrap().forwarding.v4 = false;
     let got = wanted(
         &config(&group(":80", "targets = [\"10.0.1.9:80\"]")),
         &host,
@@ -256,8 +264,8 @@ fn a_listener_without_address_has_those_of_its_interfaces() {
         .push([10, 0, 1, 2].into());
     let state = wanted(&config, &host, XdpHook::Native, healthy).state;
     let of = |address: [u8; 4]| {
-        let key = ListenerKey4::new(Ipv4::from_bytes(address), Be16::new(80), 6);
-        state.listeners.get(&key).map(|entry| entry.id)
+        let place = Place::port(address, 80, flow::TCP);
+        state.listeners.get(&place).map(|entry| entry.id)
     };
     let any = of([10, 0, 1, 2]).unwrap();
     let exact = of([10, 0, 1, 1]).unwrap();
@@ -372,9 +380,9 @@ fn a_removed_targets_id_comes_back_with_another_generation() {
             &config.target_groups[0].targets[0],
         )
     };
-    ids.assign(&first);
+    ids.assign(&first, &BTreeSet::new());
     let before = (ids.target(&key(&first)), ids.generation(0));
-    ids.assign(&second);
+    ids.assign(&second, &BTreeSet::new());
     assert_eq!(ids.target(&key(&first)), None);
     let after = (ids.target(&key(&second)), ids.generation(0));
     assert_eq!((before.0, after.0), (Some(0), Some(0)));
@@ -394,9 +402,14 @@ fn state() -> impl Strategy<Value = MapState> {
         group,
         ..ListenerEntry::default()
     });
-    let key = (0u8..3, 0u16..3).prop_map(|(address, port)| {
-        ListenerKey4::new(Ipv4::from_bytes([10, 0, 0, address]), Be16::new(port), 6)
+    let key = (any::<bool>(), 0u8..3, 1u16..4).prop_map(|(v6, last, port)| {
+        let address = match v6 {
+            false => Ipv4Addr::new(10, 0, 0, last).into(),
+            true => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(last)]),
+        };
+        Place::port(address, port, flow::TCP)
     });
+    let vip = (0u8..3, 0u32..4);
     let interface = (0u16..4).prop_map(|flags| InterfaceEntry {
         flags,
         ..Default::default()
@@ -411,18 +424,25 @@ fn state() -> impl Strategy<Value = MapState> {
         proptest::collection::btree_map(key, listener, 0..6),
         proptest::collection::btree_map(0u32..3, slots, 0..3),
         proptest::collection::btree_map(0u32..6, target, 0..6),
+        proptest::collection::vec(vip, 0..3),
+        proptest::collection::btree_set(0u64..4, 0..3),
     )
-        .prop_map(|(timeout, interfaces, listeners, tables, targets)| {
-            let mut state = MapState {
-                interfaces,
-                listeners,
-                tables,
-                targets,
-                ..Default::default()
-            };
-            state.settings.udp_timeout = timeout;
-            state
-        })
+        .prop_map(
+            |(timeout, interfaces, listeners, tables, targets, vips, macs)| {
+                let vip = |(last, flags)| ([10, 0, 0, last].into(), VipEntry { flags });
+                let mut state = MapState {
+                    interfaces,
+                    macs,
+                    listeners,
+                    tables,
+                    targets,
+                    vips: vips.into_iter().map(vip).collect(),
+                    ..Default::default()
+                };
+                state.settings.udp_timeout = timeout;
+                state
+            },
+        )
 }
 
 proptest! {

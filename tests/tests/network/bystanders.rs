@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddrV4, TcpStream},
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -11,37 +11,47 @@ use xlb_tests::{
     client,
     process::Process,
     server::{Kind, WebServer},
-    topology::{BALANCER, Place},
+    topology::{BALANCER, CLIENT, Family, Place},
 };
 
 use super::scenario::{Mode, SMALL, Scenario, Setup, files};
+
+fn family(scenario: &Scenario) -> Family {
+    match scenario.listener {
+        SocketAddr::V4(_) => Family::V4,
+        SocketAddr::V6(_) => Family::V6,
+    }
+}
 
 /// A web server of the balancer's host that is no target.
 fn own_server(scenario: &Scenario) -> Result<WebServer> {
     let place = Place {
         namespace: scenario.topology.balancer.clone(),
-        address: SocketAddrV4::new(BALANCER, 9090),
+        address: family(scenario).at(BALANCER, 9090),
     };
     let directory = scenario.topology.directory();
     WebServer::start(Kind::Nginx, "own", &place, Some(files()?), directory)
 }
 
-fn unharmed(mode: Mode, xdp_mode: &'static str) -> Result<()> {
+fn unharmed(family: Family, mode: Mode, xdp_mode: &'static str) -> Result<()> {
     let scenario = Setup {
         xdp_mode: Some(xdp_mode),
-        ..Setup::new(mode, 2)
+        ..Setup::in_family(family, mode, 2)
     }
     .start()?;
     let _own = own_server(&scenario)?;
-    let own = SocketAddrV4::new(BALANCER, 9090);
+    let own = family.at(BALANCER, 9090);
+    let host = family.of(BALANCER);
     let client = &scenario.topology.client;
 
     // A session as ssh's: a line now and then, from before until after all else.
     let mut socat = scenario.topology.balancer.command("socat");
-    socat.args(["-d", "-d", "TCP4-LISTEN:2222", "EXEC:cat"]);
+    let version = if family == Family::V4 { "4" } else { "6" };
+    let listen = format!("TCP{version}-LISTEN:2222");
+    socat.args(["-d", "-d", &listen, "EXEC:cat"]);
     let mut shell = Process::spawn(&mut socat, &scenario.topology.directory().join("shell.log"))?;
     shell.wait_for_line("listening on", Duration::from_secs(5))?;
-    let mut session = client.enter(|| TcpStream::connect((BALANCER, 2222)))??;
+    let mut session = client.enter(|| TcpStream::connect((host, 2222)))??;
     session.set_read_timeout(Some(Duration::from_secs(5)))?;
     type_line(&mut session, "first\n")?;
 
@@ -56,9 +66,9 @@ fn unharmed(mode: Mode, xdp_mode: &'static str) -> Result<()> {
         client::sha256(&copy)? == client::sha256(&files()?.join(SMALL))?,
         "a file differs"
     );
-    client.run(&format!("ping -q -c 20 -i 0.02 -w 5 {BALANCER}"))?;
+    client.run(&format!("ping -q -c 20 -i 0.02 -w 5 {host}"))?;
     // Large enough to be fragmented.
-    client.run(&format!("ping -q -c 5 -i 0.02 -w 5 -s 4000 {BALANCER}"))?;
+    client.run(&format!("ping -q -c 5 -i 0.02 -w 5 -s 4000 {host}"))?;
     outward(&scenario)?;
 
     ensure!(
@@ -72,7 +82,7 @@ fn unharmed(mode: Mode, xdp_mode: &'static str) -> Result<()> {
 fn outward(scenario: &Scenario) -> Result<()> {
     let place = Place {
         namespace: scenario.topology.client.clone(),
-        address: SocketAddrV4::new(xlb_tests::topology::CLIENT, 8000),
+        address: family(scenario).at(CLIENT, 8000),
     };
     let directory = scenario.topology.directory();
     let _server = WebServer::start(Kind::Nginx, "outside", &place, None, directory)?;
@@ -97,15 +107,20 @@ fn type_line(session: &mut TcpStream, line: &str) -> Result<()> {
 
 #[test]
 fn native() -> Result<()> {
-    unharmed(Mode::Local, "native")
+    unharmed(Family::V4, Mode::Local, "native")
 }
 
 #[test]
 fn generic() -> Result<()> {
-    unharmed(Mode::Local, "generic")
+    unharmed(Family::V4, Mode::Local, "generic")
 }
 
 #[test]
 fn one_arm() -> Result<()> {
-    unharmed(Mode::OneArm, "native")
+    unharmed(Family::V4, Mode::OneArm, "native")
+}
+
+#[test]
+fn ipv6() -> Result<()> {
+    unharmed(Family::V6, Mode::Local, "native")
 }

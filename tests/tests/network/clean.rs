@@ -1,12 +1,19 @@
 //! The agent leaves the host as it found it.
 
-use std::{net::SocketAddrV4, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
-use xlb_tests::{client, netns::Namespace, topology::FREE, wait, xlb::Config};
+use xlb_tests::{
+    client,
+    netns::Namespace,
+    programs,
+    topology::{FREE, Family, Topology},
+    wait,
+    xlb::{Config, Xlb},
+};
 
-use super::scenario::{Mode, Setup, VIP};
+use super::scenario::{HEALTH, Mode, Scenario, Setup, VIP};
 
 /// What of the host's state the agent could leave something in, in words that
 /// don't change by themselves.
@@ -68,16 +75,20 @@ fn leaves_nothing_after(setup: &Setup, signal: Signal) -> Result<()> {
     ensure!(socket.exists(), "no socket at {}", socket.display());
     scenario.xlb.stop_by(signal)?;
 
-    let after = state(&balancer, &config.interfaces)?;
-    ensure!(
-        after == before,
-        "left behind:\n{}",
-        difference(&before, &after)
-    );
+    same(&before, &state(&balancer, &config.interfaces)?)?;
     ensure!(
         !Path::new(&socket).exists(),
         "{} is left behind",
         socket.display()
+    );
+    Ok(())
+}
+
+fn same(before: &str, after: &str) -> Result<()> {
+    ensure!(
+        after == before,
+        "left behind:\n{}",
+        difference(before, after)
     );
     Ok(())
 }
@@ -115,26 +126,134 @@ fn generic_and_clsact() -> Result<()> {
 /// clsact's filters aren't links, which end with their process.
 #[test]
 fn after_every_signal_that_ends_it() -> Result<()> {
-    for signal in [Signal::SIGINT, Signal::SIGHUP] {
-        let setup = Setup::new(Mode::Local, 2);
-        let setup = Setup {
-            tc_mode: Some("clsact"),
-            ..setup
-        };
-        leaves_nothing_after(&setup, signal)?;
+    let setup = Setup::new(Mode::Local, 2);
+    let setup = Setup {
+        tc_mode: Some("clsact"),
+        ..setup
+    };
+    leaves_nothing_after(&setup, Signal::SIGINT)
+}
+
+/// Started with flags there is no file to read again.
+#[test]
+fn without_a_file_a_lost_terminal_ends_it() -> Result<()> {
+    let topology = Topology::one_host(1)?;
+    let flags = [
+        "--interface",
+        "eth0",
+        "--listen",
+        ":80",
+        "--target",
+        ":8081",
+        "--tc-mode",
+        "clsact",
+    ];
+    let interfaces = ["eth0".to_owned()];
+    let before = settled_state(&topology.balancer, &interfaces)?;
+    let xlb = Xlb::run(&topology.balancer, &flags, topology.directory())?;
+    xlb.stop_by(Signal::SIGHUP)?;
+    let after = state(&topology.balancer, &interfaces)?;
+    ensure!(
+        after == before,
+        "left behind:\n{}",
+        difference(&before, &after)
+    );
+    Ok(())
+}
+
+/// Neither the interface that it failed at keeps anything, nor one before it.
+#[test]
+fn a_start_that_fails() -> Result<()> {
+    let setup = Setup {
+        tc_mode: Some("clsact"),
+        ..Setup::new(Mode::OtherInterface, 1)
+    };
+    let topology = setup.topology()?;
+    let balancer = topology.balancer.clone();
+    let config = setup.config(&topology);
+    for taken in &config.interfaces {
+        let _other = programs::pass(&balancer, taken)?;
+        let before = settled_state(&balancer, &config.interfaces)?;
+        let started = Xlb::start(&balancer, &config, topology.directory());
+        ensure!(started.is_err(), "it attached to {taken}, which is taken");
+        same(&before, &state(&balancer, &config.interfaces)?)?;
     }
     Ok(())
+}
+
+/// An agent is killed, which leaves its clsact filters, and another one is
+/// started with `tc_mode` and ended.
+fn after_a_killed_one(tc_mode: &'static str, others: &[&str]) -> Result<()> {
+    let setup = Setup {
+        tc_mode: Some("clsact"),
+        ..Setup::new(Mode::Local, 2)
+    };
+    let topology = setup.topology()?;
+    let mut config = setup.config(&topology);
+    let balancer = topology.balancer.clone();
+    let before = settled_state(&balancer, &config.interfaces)?;
+    let Scenario {
+        xlb,
+        servers: _servers,
+        topology,
+        ..
+    } = setup.start_with(topology, &config)?;
+    drop(xlb); // kills it
+    let filters = |direction| balancer.run(&format!("tc filter show dev eth0 {direction}"));
+    ensure!(
+        filters("ingress")?.contains("xlb_handoff") && filters("egress")?.contains("xlb_egress"),
+        "a killed agent left no filters: this test sees nothing"
+    );
+    for filter in others {
+        balancer.run(&format!("tc filter add dev eth0 {filter}"))?;
+    }
+
+    config.tc_mode = Some(tc_mode);
+    let xlb = Xlb::start(&balancer, &config, topology.directory())?;
+    xlb.wait_until_healthy(HEALTH)?;
+    client::get(&topology.client, &format!("http://{VIP}/"))?;
+    let own = usize::from(tc_mode == "clsact");
+    for direction in ["ingress", "egress"] {
+        let filters = filters(direction)?;
+        ensure!(
+            filters.matches(" name xlb_").count() == own,
+            "stale filters on {direction}: {filters}"
+        );
+    }
+    xlb.stop()?;
+    if !others.is_empty() {
+        // Others' filters stay, and with them the qdisc that they are in.
+        ensure!(
+            filters("ingress")?.contains(" u32 "),
+            "another's filter is gone"
+        );
+        balancer.run("tc qdisc del dev eth0 clsact")?;
+    }
+    same(&before, &state(&balancer, &config.interfaces)?)
+}
+
+#[test]
+fn after_a_kill_with_clsact() -> Result<()> {
+    after_a_killed_one("clsact", &[])?;
+    after_a_killed_one("tcx", &[])
+}
+
+#[test]
+fn other_filters_stay() -> Result<()> {
+    let other = "ingress protocol ip prio 5 u32 match ip dst 203.0.113.9/32 flowid 1:1";
+    after_a_killed_one("clsact", &[other])
 }
 
 /// An address that no interface has is there while the agent runs.
 #[test]
 fn managed_address() -> Result<()> {
     for mode in [Mode::Local, Mode::OneArm] {
-        let listener = SocketAddrV4::new(FREE, 80);
-        leaves_nothing(&Setup {
-            listener,
-            ..Setup::new(mode, 2)
-        })?;
+        for family in Family::BOTH {
+            leaves_nothing(&Setup {
+                listener: family.at(FREE, 80),
+                ..Setup::in_family(family, mode, 2)
+            })?;
+        }
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! 100 MB, byte for byte, in every way that packets can go.
 
 use anyhow::{Result, ensure};
-use xlb_tests::topology::Peers;
+use xlb_tests::topology::{Family, Peers};
 
-use super::scenario::{Mode, Setup, VIP};
+use super::scenario::{LARGE, Mode, Setup};
 
 /// Downloads, and checks that the way was the one that the test is about.
 fn download(setup: &Setup) -> Result<()> {
@@ -16,7 +16,7 @@ fn download(setup: &Setup) -> Result<()> {
         ensure!(right, "not attached as asked for: {interface:?}");
     }
     let before = status.listeners[0].traffic;
-    scenario.download(VIP)?;
+    scenario.download(LARGE)?;
     let after = scenario.xlb.status()?.listeners[0].traffic;
     let bytes = after.reply_bytes - before.reply_bytes;
     ensure!(bytes > 100 << 20, "replies were counted as {bytes} bytes");
@@ -62,6 +62,43 @@ in_both_xdp_modes! {
     source_nat_other_interface: OtherInterface;
     preserve_client_ip: Preserve;
     preserve_client_ip_one_side: PreserveOneSide;
+}
+
+fn over_ipv6(mode: Mode, xdp_mode: &'static str) -> Result<()> {
+    download(&Setup {
+        xdp_mode: Some(xdp_mode),
+        ..Setup::in_family(Family::V6, mode, 2)
+    })
+}
+
+#[test]
+fn ipv6_local() -> Result<()> {
+    over_ipv6(Mode::Local, "native")
+}
+
+#[test]
+fn ipv6_source_nat_one_arm() -> Result<()> {
+    over_ipv6(Mode::OneArm, "native")
+}
+
+#[test]
+fn ipv6_source_nat_one_arm_generic() -> Result<()> {
+    over_ipv6(Mode::OneArm, "generic")
+}
+
+#[test]
+fn ipv6_source_nat_other_interface() -> Result<()> {
+    over_ipv6(Mode::OtherInterface, "native")
+}
+
+#[test]
+fn ipv6_preserve_client_ip() -> Result<()> {
+    over_ipv6(Mode::Preserve, "native")
+}
+
+#[test]
+fn ipv6_preserve_client_ip_one_side() -> Result<()> {
+    over_ipv6(Mode::PreserveOneSide, "native")
 }
 
 #[test]

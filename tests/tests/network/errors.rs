@@ -1,6 +1,6 @@
 //! What a user reads when something is wrong.
 
-use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use xlb_tests::{
@@ -73,6 +73,42 @@ fn interface_down() -> Result<()> {
         .ip("link add name eth9 type veth peer name eth10")?;
     let arguments = [&["run", "--interface", "eth9"][..], &FLAGS].concat();
     fails(&topology, &arguments, &["eth9", "down"])
+}
+
+#[test]
+fn no_native_xdp() -> Result<()> {
+    let topology = Topology::one_host(1)?;
+    let arguments = ["run", "--interface", "lo", "--xdp-mode", "native"];
+    let arguments = [&arguments[..], &FLAGS].concat();
+    let words = ["driver of lo", "no native XDP", "generic"];
+    fails(&topology, &arguments, &words)
+}
+
+/// Nothing is made or removed at a path that is wrong.
+#[test]
+fn socket_where_something_else_is() -> Result<()> {
+    let topology = Topology::one_host(1)?;
+    let directory = topology.directory();
+    let run = |interface: &str, socket: &Path, words: &[&str]| {
+        let mut command = topology.balancer.command(binary()?);
+        command.args(["run", "--interface", interface]).args(FLAGS);
+        command.arg("--socket").arg(socket);
+        let mut process = Process::spawn(&mut command, &directory.join("socket.log"))?;
+        let status = process.wait(Duration::from_secs(10))?;
+        ensure!(status.code() == Some(1), "exit status {status}");
+        says(&process.output(), words)?;
+        unattached(&topology.balancer)
+    };
+    let file = directory.join("precious");
+    fs::write(&file, "precious")?;
+    run("eth0", &file, &["precious", "no socket", "--socket"])?;
+    ensure!(fs::read_to_string(&file)? == "precious", "it was touched");
+
+    // The interface is looked at first.
+    let folder = directory.join("new");
+    run("eth7", &folder.join("xlb.sock"), &["eth7"])?;
+    ensure!(!folder.exists(), "{} was made", folder.display());
+    Ok(())
 }
 
 #[test]

@@ -6,27 +6,20 @@ use anyhow::{Result, ensure};
 use xlb_tests::{
     client,
     server::{Kind, WebServer},
-    topology::Topology,
+    topology::{Family, Topology},
     xlb::Xlb,
 };
 
-use super::scenario::{HEALTH, Mode, Scenario, Setup, VIP};
+use super::scenario::{HEALTH, Mode, Setup, VIP};
 
-fn spread(scenario: &Scenario, count: u32) -> Result<client::Spread> {
-    let url = format!("http://{VIP}/");
-    let spread = client::spread(&scenario.topology.client, &url, count)?;
-    ensure!(spread.failed == 0, "requests failed: {spread:?}");
-    Ok(spread)
-}
-
-fn dies_and_returns(mode: Mode) -> Result<()> {
-    let mut scenario = Setup::new(mode, 4).start()?;
+fn dies_and_returns(family: Family, mode: Mode) -> Result<()> {
+    let mut scenario = Setup::in_family(family, mode, 4).start()?;
     let dying = scenario.servers[1].place.address;
 
     scenario.servers[1].kill();
     scenario.wait_for_health(1, "unhealthy")?;
     let before = scenario.xlb.status()?.target(dying)?.traffic.new_flows;
-    let without = spread(&scenario, 200)?;
+    let without = scenario.spread(200)?;
     ensure!(
         without.of("web2") == 0 && without.by_name.len() == 3,
         "{without:?}"
@@ -40,7 +33,7 @@ fn dies_and_returns(mode: Mode) -> Result<()> {
 
     scenario.servers[1].start_again()?;
     scenario.wait_for_health(1, "healthy")?;
-    let with = spread(&scenario, 400)?;
+    let with = scenario.spread(400)?;
     // A quarter is 100, and 5 sigmas are 43.
     ensure!(
         (57..=143).contains(&with.of("web2")),
@@ -51,12 +44,17 @@ fn dies_and_returns(mode: Mode) -> Result<()> {
 
 #[test]
 fn local_target_dies_and_returns() -> Result<()> {
-    dies_and_returns(Mode::Local)
+    dies_and_returns(Family::V4, Mode::Local)
 }
 
 #[test]
 fn remote_target_dies_and_returns() -> Result<()> {
-    dies_and_returns(Mode::OneArm)
+    dies_and_returns(Family::V4, Mode::OneArm)
+}
+
+#[test]
+fn ipv6_target_dies_and_returns() -> Result<()> {
+    dies_and_returns(Family::V6, Mode::OneArm)
 }
 
 /// A server that answers, but not what the check expects, is as good as dead.
@@ -75,6 +73,13 @@ fn wrong_answer_is_unhealthy() -> Result<()> {
 
     fs::write(directory.join("web-web1/system/check"), "out of order\n")?;
     xlb.wait_for_health(topology.targets[0].address, "unhealthy", HEALTH)?;
+    let checks = xlb.status()?.target(topology.targets[0].address)?.checks;
+    ensure!(
+        checks.successes > 0
+            && checks.failures >= 2
+            && checks.latency.is_some_and(|s| s > 0.0 && s < 0.5),
+        "{checks:?}"
+    );
     let url = format!("http://{VIP}/");
     let by_second = client::spread(&topology.client, &url, 50)?;
     ensure!(by_second.of("web2") == 50, "{by_second:?}");

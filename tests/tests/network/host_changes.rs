@@ -1,14 +1,14 @@
 //! The host's own configuration changes while the agent runs: addresses,
 //! routes and neighbours are followed without a restart.
 
-use std::{net::SocketAddrV4, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use xlb_tests::{
     client,
     netns::Namespace,
     server::{Kind, WebServer},
-    topology::{BALANCER, FREE, Peers, Place, Topology},
+    topology::{BALANCER, FREE, Family, Peers, Place, Topology},
     wait,
     xlb::Xlb,
 };
@@ -64,7 +64,7 @@ fn an_added_address_is_listened_on_and_a_removed_one_is_not() -> Result<()> {
 /// with it the address that source NAT must write.
 #[test]
 fn a_route_that_changes_is_followed() -> Result<()> {
-    let address = SocketAddrV4::new([10, 99, 0, 1].into(), 8080);
+    let address = Family::V4.at([10, 99, 0, 1].into(), 8080);
     let topology = Topology::routed(2, Peers::TakeXdp)?;
     let setup = Setup {
         weights: vec![1],

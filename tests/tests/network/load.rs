@@ -1,12 +1,10 @@
 //! As fast as it goes, for a few seconds.
 
-use std::net::SocketAddrV4;
-
 use anyhow::{Result, ensure};
 use xlb_tests::{
     iperf::{self, Direction},
     server,
-    topology::BALANCER,
+    topology::{BALANCER, Family},
     wrk::{Connections, wrk},
     xlb::{Listener, TargetGroup},
 };
@@ -62,13 +60,13 @@ fn bulk(mode: Mode) -> Result<()> {
     let setup = Setup::new(mode, 2);
     let topology = setup.topology()?;
     let place = iperf::beside(&topology.targets[0]);
-    let listener = SocketAddrV4::new(BALANCER, 5000);
+    let listener = Family::V4.at(BALANCER, 5000);
     let mut config = setup.config(&topology);
     config.listeners.push(Listener {
         name: "bulk".into(),
         address: listener,
-        protocol: "tcp",
         target_group: "bulk".into(),
+        ..config.listeners[0].clone()
     });
     config.target_groups.push(TargetGroup {
         name: "bulk".into(),

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::SocketAddrV4,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::OnceLock,
     time::Duration,
@@ -10,9 +10,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use xlb_tests::{
-    client, server,
+    client::{self, Download, Spread},
+    command::run_words,
+    server,
     server::{Kind, WebServer},
-    topology::{BALANCER, CLIENT, Peers, Place, Topology},
+    topology::{BALANCER, CLIENT, Family, Peers, Place, Topology},
     xlb::{Config, Listener, TargetGroup, Xlb},
 };
 
@@ -64,7 +66,7 @@ impl Mode {
 }
 
 /// Where the listener is, unless a test wants it elsewhere.
-pub const VIP: SocketAddrV4 = SocketAddrV4::new(BALANCER, 80);
+pub const VIP: SocketAddr = Family::V4.at(BALANCER, 80);
 /// Long enough for any change of health: checks are a second apart, and two
 /// results decide.
 pub const HEALTH: Duration = Duration::from_secs(8);
@@ -75,6 +77,8 @@ pub struct Scenario {
     pub xlb: Xlb,
     pub servers: Vec<WebServer>,
     pub topology: Topology,
+    /// The first one's address.
+    pub listener: SocketAddr,
 }
 
 /// What a scenario begins with; [`Setup::new`] has the defaults.
@@ -85,7 +89,9 @@ pub struct Setup {
     pub peers: Peers,
     pub xdp_mode: Option<&'static str>,
     pub tc_mode: Option<&'static str>,
-    pub listener: SocketAddrV4,
+    /// The targets'; the listener's too, but for `dsr`.
+    pub family: Family,
+    pub listener: SocketAddr,
     /// Frames between client and balancer bear a VLAN tag.
     pub tagged: bool,
 }
@@ -99,8 +105,18 @@ impl Setup {
             peers: Peers::TakeXdp,
             xdp_mode: None,
             tc_mode: None,
+            family: Family::V4,
             listener: VIP,
             tagged: false,
+        }
+    }
+
+    /// The same in one family.
+    pub fn in_family(family: Family, mode: Mode, targets: usize) -> Self {
+        Self {
+            family,
+            listener: family.at(BALANCER, 80),
+            ..Self::new(mode, targets)
         }
     }
 
@@ -108,6 +124,7 @@ impl Setup {
         let mut topology = self
             .mode
             .topology(self.weights.len().try_into()?, self.peers)?;
+        topology.speak(self.family);
         if self.tagged {
             topology.tag_client()?;
         }
@@ -121,17 +138,22 @@ impl Setup {
             interfaces: self.mode.interfaces(topology.targets.len()),
             xdp_mode: self.xdp_mode,
             tc_mode: self.tc_mode,
+            settings: String::new(),
+            tables: String::new(),
             listeners: vec![Listener {
                 name: "web".into(),
                 address: self.listener,
+                ports: None,
                 protocol: "tcp",
                 target_group: "web".into(),
+                settings: String::new(),
             }],
             target_groups: vec![TargetGroup {
                 name: "web".into(),
                 targets: addresses.zip(self.weights.iter().copied()).collect(),
                 preserve_client_ip: self.mode.preserves(),
                 health_port: None,
+                settings: String::new(),
             }],
         }
     }
@@ -153,6 +175,7 @@ impl Setup {
             xlb,
             servers,
             topology,
+            listener: config.listeners[0].address,
         })
     }
 }
@@ -179,30 +202,68 @@ impl Scenario {
             .wait_for_health(self.servers[n].place.address, health, HEALTH)
     }
 
-    /// GETs a page through the balancer.
-    pub fn get(&self, path: &str) -> Result<String> {
-        client::get(&self.topology.client, &format!("http://{VIP}{path}"))
+    /// The URL of a path at the first listener.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.listener)
     }
 
-    /// Downloads [`LARGE`] through the listener and compares it.
-    pub fn download(&self, listener: SocketAddrV4) -> Result<()> {
+    /// GETs a page through the balancer.
+    pub fn get(&self, path: &str) -> Result<String> {
+        client::get(&self.topology.client, &self.url(path))
+    }
+
+    /// Downloads one of [`files`] through the first listener and compares it.
+    pub fn download(&self, file: &str) -> Result<()> {
         let copy = self.topology.directory().join("download");
-        client::download(
-            &self.topology.client,
-            &format!("http://{listener}/{LARGE}"),
-            &copy,
-        )?;
-        ensure!(
-            client::sha256(&copy)? == large_sha256()?,
-            "the download is not the file"
-        );
-        Ok(())
+        let url = self.url(&format!("/{file}"));
+        client::download(&self.topology.client, &url, &copy)?;
+        same(&copy, file)
+    }
+
+    /// Uploads one of [`files`] through the first listener and compares what
+    /// has come to the only server that may have it.
+    pub fn upload(&self, file: &str) -> Result<()> {
+        let url = self.url("/upload/copy");
+        client::upload(&self.topology.client, &files()?.join(file), &url)?;
+        let directory = self.topology.directory();
+        let copies = self.servers.iter();
+        let copies = copies.map(|server| format!("web-{}/upload/copy", server.name));
+        let mut copies = copies.map(|copy| directory.join(copy));
+        let copy = copies.find(|copy| copy.exists());
+        same(&copy.context("no server has the upload")?, file)
+    }
+
+    /// Requests on so many connections, none of which fails.
+    pub fn spread(&self, count: u32) -> Result<Spread> {
+        let spread = client::spread(&self.topology.client, &self.url("/"), count)?;
+        ensure!(spread.failed == 0, "requests failed: {spread:?}");
+        Ok(spread)
+    }
+
+    /// Begins the download of a path from a certain server, by beginning some
+    /// until one comes from there.
+    pub fn download_from(&self, server: &str, path: &str) -> Result<Download> {
+        let url = self.url(&format!("/{path}"));
+        for n in 0..50 {
+            let copy = self.topology.directory().join(format!("{path}-{n}"));
+            let download = Download::start(&self.topology.client, &url, &copy)?;
+            if download.server == server {
+                return Ok(download);
+            }
+        }
+        anyhow::bail!("of 50 connections none was to {server}")
+    }
+
+    /// How often a drop reason was counted.
+    pub fn drops(&self, reason: &str) -> Result<u64> {
+        Ok(*self.xlb.status()?.drops.get(reason).unwrap_or(&0))
     }
 
     /// Checks which address the targets see.
     pub fn check_client_address(&self, mode: Mode) -> Result<()> {
         let seen = self.get("/client")?;
-        let is_client = seen.trim() == CLIENT.to_string();
+        let is_client = Family::BOTH.map(|family| family.of(CLIENT).to_string());
+        let is_client = is_client.iter().any(|client| client == seen.trim());
         ensure!(
             is_client == mode.shows_client(),
             "in {mode:?} a target saw {}",
@@ -212,11 +273,12 @@ impl Scenario {
     }
 }
 
-/// A file of 100 MB, and one of 1 MB.
+/// Files of 100 MB, 20 MB and 1 MB.
 pub const LARGE: &str = "large";
+pub const MEDIUM: &str = "medium";
 pub const SMALL: &str = "small";
 
-/// The directory with [`LARGE`] and [`SMALL`], made once per machine start and
+/// The directory with these files, made once per machine start and
 /// shared by all tests: they are only read.
 pub fn files() -> Result<&'static Path> {
     static FILES: OnceLock<Result<PathBuf, String>> = OnceLock::new();
@@ -230,7 +292,7 @@ fn make_files() -> Result<PathBuf> {
     // Below the build directory: it stays, as the build does.
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("files");
     fs::create_dir_all(&directory)?;
-    for (name, length) in [(LARGE, 100 << 20), (SMALL, 1 << 20)] {
+    for (name, length) in [(LARGE, 100 << 20), (MEDIUM, 20 << 20), (SMALL, 1 << 20)] {
         let path = directory.join(name);
         if fs::metadata(&path).is_ok_and(|file| file.len() == length) {
             continue;
@@ -243,10 +305,8 @@ fn make_files() -> Result<PathBuf> {
     Ok(directory)
 }
 
-fn large_sha256() -> Result<&'static str> {
-    static SUM: OnceLock<Option<String>> = OnceLock::new();
-    let path = files()?.join(LARGE);
-    SUM.get_or_init(|| client::sha256(&path).ok())
-        .as_deref()
-        .with_context(|| format!("no SHA-256 of {}", path.display()))
+/// Fails unless `copy` is one of [`files`], byte for byte.
+pub fn same(copy: &Path, file: &str) -> Result<()> {
+    let original = files()?.join(file);
+    run_words(&["cmp", &original.to_string_lossy(), &copy.to_string_lossy()]).map(drop)
 }

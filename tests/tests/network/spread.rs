@@ -1,9 +1,9 @@
 //! How new connections spread over targets.
 
 use anyhow::{Result, ensure};
-use xlb_tests::client;
+use xlb_tests::topology::Family;
 
-use super::scenario::{Mode, Setup, VIP};
+use super::scenario::{Mode, Setup};
 
 const CONNECTIONS: u32 = 1000;
 
@@ -11,20 +11,13 @@ const CONNECTIONS: u32 = 1000;
 const SIGMAS: f64 = 5.0;
 
 /// 1,000 connections, counted by the clients and by the balancer.
-fn check(mode: Mode, weights: &[u16]) -> Result<()> {
+fn check(family: Family, mode: Mode, weights: &[u16]) -> Result<()> {
     let setup = Setup {
         weights: weights.to_vec(),
-        ..Setup::new(mode, weights.len())
+        ..Setup::in_family(family, mode, weights.len())
     };
     let scenario = setup.start()?;
-    let url = format!("http://{VIP}/");
-    let spread = client::spread(&scenario.topology.client, &url, CONNECTIONS)?;
-    ensure!(
-        spread.failed == 0,
-        "{} of {CONNECTIONS} requests failed",
-        spread.failed
-    );
-
+    let spread = scenario.spread(CONNECTIONS)?;
     let status = scenario.xlb.status()?;
     let total: f64 = weights.iter().copied().map(f64::from).sum();
     for (server, &weight) in scenario.servers.iter().zip(weights) {
@@ -49,20 +42,25 @@ fn check(mode: Mode, weights: &[u16]) -> Result<()> {
 
 #[test]
 fn equal_weights_local() -> Result<()> {
-    check(Mode::Local, &[1, 1, 1, 1])
+    check(Family::V4, Mode::Local, &[1, 1, 1, 1])
 }
 
 #[test]
 fn equal_weights_source_nat() -> Result<()> {
-    check(Mode::OneArm, &[1, 1, 1, 1])
+    check(Family::V4, Mode::OneArm, &[1, 1, 1, 1])
 }
 
 #[test]
 fn weights_local() -> Result<()> {
-    check(Mode::Local, &[4, 2, 1, 1])
+    check(Family::V4, Mode::Local, &[4, 2, 1, 1])
 }
 
 #[test]
 fn weights_preserve_client_ip() -> Result<()> {
-    check(Mode::Preserve, &[4, 2, 1, 1])
+    check(Family::V4, Mode::Preserve, &[4, 2, 1, 1])
+}
+
+#[test]
+fn equal_weights_ipv6() -> Result<()> {
+    check(Family::V6, Mode::OneArm, &[1, 1, 1, 1])
 }

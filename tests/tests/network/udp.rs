@@ -4,18 +4,21 @@ use anyhow::{Result, ensure};
 use xlb_tests::{
     client,
     server::{Kind, WebServer, udp_echo},
-    topology::Peers,
+    topology::Family,
     xlb::Xlb,
 };
 
-use super::scenario::{HEALTH, Mode, Setup, VIP};
+use super::scenario::{HEALTH, Mode, Setup};
 
-/// Datagrams of all sorts of lengths, the longest that fit into 1500 bytes.
-const SIZES: [usize; 6] = [1, 2, 100, 511, 1471, 1472];
+/// Datagrams of all sorts of lengths, the longest that fit into 1500 bytes; the
+/// last does so in IPv4 only.
+const SIZES: [usize; 6] = [1, 2, 100, 511, 1452, 1472];
+/// These come in two to six fragments.
+const FRAGMENTED: [usize; 5] = [1473, 4000, 2000, 8000, 4000];
 
-fn echo(mode: Mode) -> Result<()> {
-    let setup = Setup::new(mode, 2);
-    let topology = mode.topology(2, Peers::TakeXdp)?;
+fn echo(family: Family, mode: Mode, sizes: &[usize]) -> Result<()> {
+    let setup = Setup::in_family(family, mode, 2);
+    let topology = setup.topology()?;
     let mut config = setup.config(&topology);
     config.listeners[0].protocol = "udp";
     // socat can't answer the check: a web server beside it does. Local targets
@@ -42,7 +45,7 @@ fn echo(mode: Mode) -> Result<()> {
     xlb.wait_until_healthy(HEALTH)?;
 
     for _ in 0..20 {
-        client::udp_echo(&topology.client, VIP, &SIZES)?;
+        client::udp_echo(&topology.client, setup.listener, sizes)?;
     }
     let status = xlb.status()?;
     let flows: Vec<u64> = status
@@ -57,27 +60,38 @@ fn echo(mode: Mode) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn local() -> Result<()> {
-    echo(Mode::Local)
+macro_rules! in_both_families {
+    ($($name:ident: $mode:ident;)+) => {
+        $(mod $name {
+            use super::{Family, FRAGMENTED, Mode, Result, SIZES, echo};
+
+            #[test]
+            fn v4() -> Result<()> {
+                echo(Family::V4, Mode::$mode, &SIZES)
+            }
+
+            #[test]
+            fn v6() -> Result<()> {
+                echo(Family::V6, Mode::$mode, &SIZES[..5])
+            }
+
+            #[test]
+            fn v4_fragments() -> Result<()> {
+                echo(Family::V4, Mode::$mode, &FRAGMENTED)
+            }
+
+            #[test]
+            fn v6_fragments() -> Result<()> {
+                echo(Family::V6, Mode::$mode, &FRAGMENTED)
+            }
+        })+
+    };
 }
 
-#[test]
-fn source_nat_one_arm() -> Result<()> {
-    echo(Mode::OneArm)
-}
-
-#[test]
-fn source_nat_other_interface() -> Result<()> {
-    echo(Mode::OtherInterface)
-}
-
-#[test]
-fn preserve_client_ip() -> Result<()> {
-    echo(Mode::Preserve)
-}
-
-#[test]
-fn preserve_client_ip_one_side() -> Result<()> {
-    echo(Mode::PreserveOneSide)
+in_both_families! {
+    local: Local;
+    source_nat_one_arm: OneArm;
+    source_nat_other_interface: OtherInterface;
+    preserve_client_ip: Preserve;
+    preserve_client_ip_one_side: PreserveOneSide;
 }

@@ -3,8 +3,10 @@
 use lb_common::counters::DropReason;
 
 use super::{
-    builder::{Frame, SYN, Transport},
-    lab::{CLIENT, Counts, HOST, Hook, Lab, NAT_VIP, Verdict, untouched},
+    builder::{DESTINATION_OPTIONS, Frame, SYN, Transport, checksum, options},
+    lab::{CLIENT, HOST, Hook, Lab, Verdict},
+    net::{NETS, Net},
+    step::{Counts, untouched},
 };
 
 fn good(transport: Transport) -> Frame {
@@ -186,18 +188,10 @@ fn mutations_are_rewritten_right_or_not_at_all() {
         seed ^= seed << 17;
         (seed % bound as u64) as usize
     };
-    let mut rewritten = 0;
+    let mut rewritten = [0, 0];
     for round in 0..60_000 {
-        let transport = [Transport::Tcp(SYN), Transport::Udp][random(2)];
-        let vip = [HOST, NAT_VIP][random(2)];
-        let mut bytes = good(transport)
-            .with(|f| {
-                f.destination.0 = vip;
-                f.source.1 = 1024 + random(60_000) as u16;
-                f.options = vec![1; 4 * random(3)];
-                f.payload = vec![random(256) as u8; random(60)];
-            })
-            .bytes();
+        let net = NETS[round % 2];
+        let mut bytes = random_frame(net, &mut random).bytes();
         for _ in 0..random(4) {
             let at = random(bytes.len());
             bytes[at] ^= 1 << random(8);
@@ -207,47 +201,62 @@ fn mutations_are_rewritten_right_or_not_at_all() {
         if out == bytes {
             continue;
         }
-        assert_ne!(
-            verdict,
-            Verdict::Drop,
-            "round {round}: dropped after a rewrite"
-        );
-        assert_eq!(out.len(), bytes.len(), "round {round}");
-        assert_eq!(
-            sums(&out),
-            sound,
-            "round {round}:\n{bytes:02x?}\n{out:02x?}"
-        );
-        rewritten += 1;
+        let dump = format!("round {round}:\n{bytes:02x?}\n{out:02x?}");
+        assert_ne!(verdict, Verdict::Drop, "dropped after a rewrite: {dump}");
+        assert_eq!(out.len(), bytes.len(), "{dump}");
+        assert_eq!(sums(&out), sound, "{dump}");
+        rewritten[round % 2] += 1;
     }
+    let seen = rewritten.iter().all(|&count| count > 5_000);
     assert!(
-        rewritten > 10_000,
-        "only {rewritten} were rewritten: this test sees nothing"
+        seen,
+        "only {rewritten:?} were rewritten: this test sees nothing"
     );
+}
+
+fn random_frame(net: Net, random: &mut impl FnMut(usize) -> usize) -> Frame {
+    let transport = [Transport::Tcp(SYN), Transport::Udp][random(2)];
+    let vip = [net.host, net.nat_vip][random(2)];
+    let port = if transport == Transport::Udp { 53 } else { 80 };
+    let client = (net.client, 1024 + random(60_000) as u16);
+    Frame::new(transport, client, (vip, port)).with(|f| {
+        f.options = vec![1; 4 * random(3)];
+        f.extensions = vec![options(DESTINATION_OPTIONS, 1); random(3)];
+        f.payload = vec![random(256) as u8; random(60)];
+    })
 }
 
 /// Whether the IP and the transport checksum are right, as far as there are.
 fn sums(bytes: &[u8]) -> Option<(bool, bool)> {
     let sliced = etherparse::SlicedPacket::from_ethernet(bytes).ok()?;
-    let Some(etherparse::NetSlice::Ipv4(ip)) = &sliced.net else {
-        return None;
-    };
-    let header = ip.header().to_header();
-    let ip_sum = header.calc_header_checksum() == header.header_checksum;
-    let (source, destination) = (header.source, header.destination);
-    let same = |a: u16, b: u16| a == b || (a == 0 && b == 0xFFFF) || (a == 0xFFFF && b == 0);
-    let transport = match &sliced.transport {
-        Some(etherparse::TransportSlice::Tcp(tcp)) => same(
-            tcp.calc_checksum_ipv4(source, destination).ok()?,
-            tcp.checksum(),
-        ),
-        Some(etherparse::TransportSlice::Udp(udp)) => {
-            let full = udp
-                .to_header()
-                .calc_checksum_ipv4_raw(source, destination, udp.payload());
-            udp.checksum() == 0 || same(full.ok()?, udp.checksum())
+    let (ip_sum, source, destination) = match &sliced.net {
+        Some(etherparse::NetSlice::Ipv4(ip)) => {
+            let header = ip.header().to_header();
+            let right = header.calc_header_checksum() == header.header_checksum;
+            (right, header.source.to_vec(), header.destination.to_vec())
+        }
+        Some(etherparse::NetSlice::Ipv6(ip)) => {
+            let header = ip.header().to_header();
+            (true, header.source.to_vec(), header.destination.to_vec())
         }
         _ => return None,
     };
-    Some((ip_sum, transport))
+    let (number, segment) = match &sliced.transport {
+        Some(etherparse::TransportSlice::Tcp(tcp)) => (6, tcp.slice()),
+        Some(etherparse::TransportSlice::Udp(udp)) if udp.checksum() == 0 => {
+            return Some((ip_sum, true));
+        }
+        Some(etherparse::TransportSlice::Udp(udp)) => (17, udp.slice()),
+        _ => return None,
+    };
+    let length = (segment.len() as u32).to_be_bytes();
+    let all = [
+        &source[..],
+        &destination,
+        &length,
+        &[0, 0, 0, number],
+        segment,
+    ]
+    .concat();
+    Some((ip_sum, checksum(&all) == 0))
 }

@@ -3,20 +3,14 @@
 
 use super::{
     builder::{
-        ACK, CLIENT_MAC, ETH0_MAC, ETH1_MAC, FIN, Frame, RST, SYN, TARGET_MAC, Tag, Transport,
-    },
-    lab::{
-        CLIENT, Counts, HOST, Hook, KEEP_VIP, Lab, NAT_VIP, SOURCE, TARGET, Verdict, rewritten,
+        ACK, DESTINATION_OPTIONS, FIN, Frame, HOP_BY_HOP, RST, SYN, Tag, Transport, options,
         transport,
     },
+    ends::{Ends, Mode},
+    lab::{Hook, Lab, Verdict},
+    net::NETS,
+    step::{Counts, rewritten},
 };
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Local,
-    SourceNat,
-    KeepClient,
-}
 
 /// What a frame looks like beside its addresses.
 #[derive(Clone)]
@@ -65,12 +59,15 @@ const LOOKS: &[Look] = &[
     },
     Look {
         name: "one option word",
-        change: |f| f.options = vec![1; 4],
+        change: |f| {
+            f.options = vec![1; 4];
+            f.extensions = vec![options(DESTINATION_OPTIONS, 1)];
+        },
         tags: 0,
     },
     Look {
         name: "all options",
-        change: |f| f.options = vec![1; 40],
+        change: all_options,
         tags: 0,
     },
     Look {
@@ -88,84 +85,36 @@ const LOOKS: &[Look] = &[
         change: |f| f.tags = vec![(0x88A8, 0x0007), TAG],
         tags: 2,
     },
+    Look {
+        name: "two tags and all options",
+        change: |f| {
+            f.tags = vec![(0x88A8, 0x0007), TAG];
+            all_options(f);
+        },
+        tags: 2,
+    },
 ];
 
 const TAG: Tag = (0x8100, 0xA00A);
 
-/// The four frames of a flow's packet: forward in and out, reply in and out.
-struct Frames {
-    ids: (u32, u32),
-    forward: (Frame, Frame),
-    reply: (Frame, Frame),
+/// As many as there may be.
+fn all_options(frame: &mut Frame) {
+    frame.options = vec![1; 40];
+    frame.extensions = vec![options(HOP_BY_HOP, 16), options(DESTINATION_OPTIONS, 16)];
 }
 
-fn frames(mode: Mode, udp: bool, forward: Transport, reply: Transport, look: &Look) -> Frames {
-    let service = if udp { 53 } else { 80 };
-    let (vip, target, local_port) = match mode {
-        Mode::Local => (HOST, HOST, if udp { 5353 } else { 8081 }),
-        Mode::SourceNat => (NAT_VIP, TARGET, if udp { 5300 } else { 8080 }),
-        Mode::KeepClient => (KEEP_VIP, TARGET, if udp { 5300 } else { 8080 }),
-    };
-    let client = (CLIENT, 40_000);
-    let seen = if mode == Mode::SourceNat {
-        (SOURCE, 20_000)
-    } else {
-        client
-    };
-    let base = |transport, from, to| Frame::new(transport, from, to).with(look.change);
-    let hop = u8::from(mode != Mode::Local);
-    let sent = |frame: Frame, macs| {
-        frame.with(|f| {
-            f.time_to_live -= hop;
-            if mode != Mode::Local && look.tags == 0 {
-                f.macs = macs;
-            }
-        })
-    };
-    let from_target = |frame: Frame| {
-        frame.with(|f| {
-            if mode != Mode::Local {
-                f.macs = (TARGET_MAC, ETH1_MAC);
-            }
-        })
-    };
-    let id = match mode {
-        Mode::Local => 0,
-        Mode::SourceNat => 2,
-        Mode::KeepClient => 4,
-    } + u32::from(udp);
-    Frames {
-        ids: (id, id),
-        forward: (
-            base(forward, client, (vip, service)),
-            sent(
-                base(forward, seen, (target, local_port)),
-                (ETH1_MAC, TARGET_MAC),
-            ),
-        ),
-        reply: (
-            from_target(base(reply, (target, local_port), seen)),
-            sent(
-                from_target(base(reply, (vip, service), client)),
-                (ETH0_MAC, CLIENT_MAC),
-            ),
-        ),
-    }
-}
-
-fn verdicts(lab: &Lab, mode: Mode, look: &Look) -> (Hook, Verdict, Verdict) {
-    match (mode, look.tags) {
-        (Mode::Local, _) => (Hook::Egress, Verdict::Pass, Verdict::Pass),
-        (_, 0) => (Hook::Eth1, Verdict::Redirect, Verdict::Redirect),
+/// The verdicts of requests and of replies.
+fn verdicts(lab: &Lab, ends: &Ends, look: &Look) -> (Verdict, Verdict) {
+    match (ends.mode, look.tags) {
+        (Mode::Local, _) | (_, 0) => (ends.verdict(), ends.verdict()),
         (_, tags) => (
-            Hook::Eth1,
             Verdict::Handoff(lab.eth1, tags),
             Verdict::Handoff(lab.eth0, tags),
         ),
     }
 }
 
-/// A handshake, data and the end, each packet checked to the byte.
+/// A handshake, data and the end.
 fn conversation(udp: bool) -> [(Transport, bool); 6] {
     [
         (transport(udp, SYN), true),
@@ -180,146 +129,106 @@ fn conversation(udp: bool) -> [(Transport, bool); 6] {
 #[test]
 fn every_mode_rewrites_every_kind_of_frame_both_ways() {
     let mut cases = 0;
-    for mode in [Mode::Local, Mode::SourceNat, Mode::KeepClient] {
-        for udp in [false, true] {
-            for look in LOOKS {
-                let mut lab = Lab::new();
-                let (reply_hook, forward_verdict, reply_verdict) = verdicts(&lab, mode, look);
-                for (step, (transport, forward)) in conversation(udp).into_iter().enumerate() {
-                    let f = frames(mode, udp, transport, transport, look);
-                    let what = format!("{mode:?}, {transport:?}, {}, step {step}", look.name);
-                    lab.check(&if forward {
-                        let counts = if step == 0 {
-                            Counts::new_flow(f.ids, &f.forward.0)
-                        } else {
-                            Counts::forward(f.ids, &f.forward.0)
-                        };
-                        let (input, output) = &f.forward;
-                        rewritten(what, Hook::Eth0, input, forward_verdict, output, counts)
-                    } else {
-                        let (input, output) = &f.reply;
-                        let counts = if mode == Mode::Local {
-                            // Egress counts what the skb holds, padding too.
-                            let padding = input.padding as u64;
-                            let mut counts = Counts::reply(f.ids, input);
-                            counts.listeners.get_mut(&f.ids.0).unwrap()[3] += padding;
-                            counts.targets.get_mut(&f.ids.1).unwrap()[3] += padding;
-                            counts
-                        } else {
-                            Counts::reply(f.ids, input)
-                        };
-                        rewritten(what, reply_hook, input, reply_verdict, output, counts)
-                    });
-                }
-                cases += 1;
-            }
+    let mut lab = Lab::new();
+    for (n, look) in (0..).zip(LOOKS) {
+        for ends in Ends::all(n) {
+            converse(&mut lab, &ends, look);
+            cases += 1;
         }
     }
     println!("{cases} cases of 6 packets");
-    assert_eq!(cases, 72);
+    assert_eq!(cases, 156);
+}
+
+/// A whole flow, each packet checked to the byte.
+fn converse(lab: &mut Lab, ends: &Ends, look: &Look) {
+    ends.claim(lab);
+    let (forward_verdict, reply_verdict) = verdicts(lab, ends, look);
+    let ids = ends.ids();
+    for (step, (transport, forward)) in conversation(ends.udp).into_iter().enumerate() {
+        let what = format!("{}, {}, step {step}", ends.what(), look.name);
+        lab.check(&if forward {
+            let input = ends.request(transport).with(look.change);
+            let output = ends.sent(&input);
+            let counts = if step == 0 {
+                Counts::new_flow(ids, &input)
+            } else {
+                Counts::forward(ids, &input)
+            };
+            let hook = Hook::Eth0;
+            rewritten(what, hook, &input, forward_verdict, &output, counts)
+        } else {
+            let input = ends.reply(transport).with(look.change);
+            let output = ends.restored(&input);
+            let mut counts = Counts::reply(ids, &input);
+            if ends.mode == Mode::Local {
+                // Egress counts what the skb holds, padding too.
+                let padding = input.padding as u64;
+                counts.listeners.get_mut(&ids.0).unwrap()[3] += padding;
+                counts.targets.get_mut(&ids.1).unwrap()[3] += padding;
+            }
+            let hook = ends.reply_hook();
+            rewritten(what, hook, &input, reply_verdict, &output, counts)
+        });
+    }
 }
 
 #[test]
 fn a_forwarded_reply_is_restored_on_egress() {
-    let look = &LOOKS[0];
-    for udp in [false, true] {
-        let mut lab = Lab::new();
-        let f = frames(
-            Mode::KeepClient,
-            udp,
-            transport(udp, SYN),
-            transport(udp, SYN | ACK),
-            look,
-        );
-        let counts = Counts::new_flow(f.ids, &f.forward.0);
-        let (input, output) = &f.forward;
-        lab.check(&rewritten(
-            "SYN",
-            Hook::Eth0,
-            input,
-            Verdict::Redirect,
-            output,
-            counts,
-        ));
+    let mut lab = Lab::new();
+    for ends in Ends::all(0).filter(|ends| ends.mode == Mode::KeepClient) {
+        ends.open(&mut lab);
+        let input = ends.reply(ends.transport(ACK));
         // The kernel has routed it: its own addresses, and the hop is counted.
-        let restored = f.reply.0.clone().with(|r| {
-            r.source = f.reply.1.source;
-        });
-        let counts = Counts::reply(f.ids, &f.reply.0);
-        let input = &f.reply.0;
+        let output = input.clone().with(|f| f.source = ends.vip);
+        let counts = Counts::reply(ends.ids(), &input);
+        let (hook, verdict) = (Hook::Egress, Verdict::Pass);
         lab.check(&rewritten(
-            "reply",
-            Hook::Egress,
-            input,
-            Verdict::Pass,
-            &restored,
+            ends.what(),
+            hook,
+            &input,
+            verdict,
+            &output,
             counts,
         ));
     }
 }
 
 #[test]
-fn udp_without_checksum_stays_so_and_zero_is_written_as_ones() {
+fn udp_without_checksum_stays_so() {
     let mut lab = Lab::new();
-    let f = frames(
-        Mode::Local,
-        true,
-        Transport::UdpUnchecked,
-        Transport::UdpUnchecked,
-        &LOOKS[0],
-    );
-    let (input, output) = &f.forward;
-    let counts = Counts::new_flow(f.ids, input);
-    lab.check(&rewritten(
-        "unchecked",
-        Hook::Eth0,
-        input,
-        Verdict::Pass,
-        output,
-        counts,
-    ));
-    let (input, output) = &f.reply;
-    let counts = Counts::reply(f.ids, input);
-    lab.check(&rewritten(
-        "unchecked reply",
-        Hook::Egress,
-        input,
-        Verdict::Pass,
-        output,
-        counts,
-    ));
+    for net in NETS {
+        let ends = Ends::new(net, Mode::Local, true, 0);
+        let verdict = Verdict::Pass;
+        let input = ends.request(Transport::UdpUnchecked);
+        let counts = Counts::new_flow(ends.ids(), &input);
+        let (hook, output) = (Hook::Eth0, ends.sent(&input));
+        lab.check(&rewritten("in", hook, &input, verdict, &output, counts));
+        let input = ends.reply(Transport::UdpUnchecked);
+        let counts = Counts::reply(ends.ids(), &input);
+        let (hook, output) = (Hook::Egress, ends.restored(&input));
+        lab.check(&rewritten("reply", hook, &input, verdict, &output, counts));
+    }
+}
 
-    // The payload whose rewritten checksum comes out as zero is found by trying.
-    let at = |bytes: &[u8]| u16::from_be_bytes([bytes[40], bytes[41]]);
-    let payload = (0..=u16::MAX)
-        .map(|n| n.to_be_bytes().to_vec())
-        .find(|payload| {
-            let f = frames(
-                Mode::SourceNat,
-                true,
-                Transport::Udp,
-                Transport::Udp,
-                &LOOKS[0],
-            );
-            at(&f.forward.1.with(|f| f.payload.clone_from(payload)).bytes()) == 0xFFFF
-        })
-        .unwrap();
-    let f = frames(
-        Mode::SourceNat,
-        true,
-        Transport::Udp,
-        Transport::Udp,
-        &LOOKS[0],
-    );
-    let with = |frame: Frame| frame.with(|f| f.payload.clone_from(&payload));
-    let (input, output) = (with(f.forward.0), with(f.forward.1));
-    let counts = Counts::new_flow(f.ids, &input);
-    lab.check(&rewritten(
-        "all ones",
-        Hook::Eth0,
-        &input,
-        Verdict::Redirect,
-        &output,
-        counts,
-    ));
+/// The payload whose rewritten checksum comes out as zero is found by trying.
+#[test]
+fn a_udp_checksum_of_zero_is_written_as_ones() {
+    let mut lab = Lab::new();
+    for net in NETS {
+        let ends = Ends::new(net, Mode::SourceNat, true, 0);
+        let with = |n: u16| {
+            let payload = n.to_be_bytes().to_vec();
+            ends.request(Transport::Udp).with(|f| f.payload = payload)
+        };
+        let is_ones = |n: &u16| {
+            let bytes = ends.sent(&with(*n)).packet();
+            bytes[net.header() + 6..net.header() + 8] == [0xFF; 2]
+        };
+        let input = with((0..=u16::MAX).find(is_ones).unwrap());
+        let output = ends.sent(&input);
+        let counts = Counts::new_flow(ends.ids(), &input);
+        let (hook, verdict) = (Hook::Eth0, Verdict::Redirect);
+        lab.check(&rewritten("ones", hook, &input, verdict, &output, counts));
+    }
 }

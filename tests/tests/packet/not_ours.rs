@@ -3,8 +3,9 @@
 use lb_common::counters::DropReason;
 
 use super::{
-    builder::{ACK, Frame, SYN, Transport},
-    lab::{CLIENT, Counts, HOST, Hook, Lab, NAT_VIP, Verdict, untouched},
+    builder::{ACK, End, Frame, SYN, Transport},
+    lab::{CLIENT, HOST, Hook, Lab, NAT_VIP, SOURCE, V4, Verdict},
+    step::{Counts, untouched},
 };
 
 fn frame(ethertype: u16, payload: &[u8]) -> Vec<u8> {
@@ -28,7 +29,7 @@ fn fragment(bits: u16) -> Vec<u8> {
     bytes
 }
 
-fn to(transport: Transport, destination: ([u8; 4], u16)) -> Vec<u8> {
+fn to(transport: Transport, destination: End) -> Vec<u8> {
     Frame::new(transport, (CLIENT, 4000), destination).bytes()
 }
 
@@ -41,7 +42,11 @@ fn passed_byte_for_byte() {
     let cases: Vec<(&str, Vec<u8>, R)> = vec![
         ("another port", to(tcp, (HOST, 81)), R::NotOurs),
         ("ssh", to(Transport::Tcp(ACK), (HOST, 22)), R::NotOurs),
-        ("another address", to(tcp, ([10, 0, 1, 77], 80)), R::NotOurs),
+        (
+            "another address",
+            to(tcp, (V4.address(1, 77), 80)),
+            R::NotOurs,
+        ),
         (
             "the other protocol's port",
             to(Transport::Udp, (HOST, 80)),
@@ -50,21 +55,19 @@ fn passed_byte_for_byte() {
         ("the target's own port", to(tcp, (HOST, 8081)), R::NotOurs),
         (
             "a port of source NAT",
-            to(tcp, ([10, 0, 2, 1], 20_000)),
+            to(tcp, (SOURCE, 20_000)),
             R::NotOurs,
         ),
         ("port 0", to(tcp, (HOST, 0)), R::NotOurs),
         ("ARP", frame(0x0806, &[0; 46]), R::NotIp),
-        ("IPv6", frame(0x86DD, &[0x60; 60]), R::NotIp),
         ("LLDP", frame(0x88CC, &[0; 46]), R::NotIp),
         ("unknown type", frame(0xFFFF, &[0; 46]), R::NotIp),
         ("802.3 length", frame(46, &[0; 46]), R::NotIp),
         ("three tags", three_tags.bytes(), R::NotIp),
-        ("ICMP", protocol(1), R::OtherProtocol),
+        ("ICMP of no kind that is known", protocol(1), R::NotOurs),
         ("GRE", protocol(47), R::OtherProtocol),
         ("ESP", protocol(50), R::OtherProtocol),
         ("SCTP", protocol(132), R::OtherProtocol),
-        ("first fragment", fragment(0x2000), R::Fragment),
         ("middle fragment", fragment(0x2005), R::Fragment),
         ("last fragment", fragment(0x0005), R::Fragment),
     ];
@@ -79,22 +82,14 @@ fn passed_byte_for_byte() {
             counts,
         ));
     }
-    // "Don't fragment" is no fragment.
-    let (verdict, _) = lab.run(Hook::Eth0, &{
-        let mut bytes = fragment(0x4000);
-        let sum = 0x4000u32 + u32::from(!u16::from_be_bytes([bytes[24], bytes[25]]));
-        let sum = !(((sum & 0xFFFF) + (sum >> 16)) as u16);
-        bytes[24..26].copy_from_slice(&(!(!sum)).to_be_bytes());
-        bytes
-    });
-    assert_eq!(
-        (
-            verdict,
-            lab.dataplane.listener_traffic(0).unwrap().new_flows
-        ),
-        (Verdict::Pass, 1)
-    );
-    println!("{} cases", cases.len() + 1);
+    // Whether others may fragment it makes no difference.
+    for (n, whole) in [(0, true), (1, false)] {
+        let frame = Frame::new(tcp, (CLIENT, 4000 + n), (HOST, 80));
+        let (verdict, _) = lab.run(Hook::Eth0, &frame.with(|f| f.whole = whole).bytes());
+        let new_flows = lab.dataplane.listener_traffic(0).unwrap().new_flows;
+        assert_eq!((verdict, new_flows), (Verdict::Pass, u64::from(n) + 1));
+    }
+    println!("{} cases", cases.len() + 2);
 }
 
 #[test]

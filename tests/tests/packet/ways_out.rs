@@ -1,99 +1,91 @@
 //! How a packet leaves, and why it can't.
 
+use std::net::IpAddr;
+
 use lb_common::{
     counters::DropReason,
     settings::{InterfaceEntry, VlanTag},
     target::TargetEntry,
+    wire::wide,
 };
 
 use super::{
-    builder::{ETH0_MAC, ETH1_MAC, Frame, Mac, SYN, TARGET_MAC, Transport, mac},
-    lab::{CLIENT, Counts, Hook, KEEP_VIP, Lab, SOURCE, TARGET, Verdict, rewritten, untouched},
+    builder::{ETH1_MAC, Frame, Mac, SYN, TARGET_MAC, Transport, mac},
+    lab::{Hook, Lab, Verdict},
+    net::{NETS, Net, SMALL_MTU, V4},
+    step::{Counts, rewritten, untouched},
 };
 
-const IDS: (u32, u32) = (4, 4);
+const NEXT: (Mac, Mac) = (ETH1_MAC, TARGET_MAC);
 
-fn syn() -> Frame {
-    Frame::new(Transport::Tcp(SYN), (CLIENT, 4000), (KEEP_VIP, 80))
+fn ids(net: Net) -> (u32, u32) {
+    (net.base + 4, net.base + 4)
 }
 
-fn sent(macs: (Mac, Mac)) -> Frame {
-    syn().with(|f| {
-        f.destination = (TARGET, 8080);
+/// The `n`th flow's.
+fn syn(net: Net, n: u16) -> Frame {
+    Frame::new(
+        Transport::Tcp(SYN),
+        (net.client, 4000 + n),
+        (net.keep_vip, 80),
+    )
+}
+
+fn sent(net: Net, n: u16, macs: (Mac, Mac)) -> Frame {
+    syn(net, n).with(|f| {
+        f.destination = (net.target, 8080);
         f.time_to_live = 63;
         f.macs = macs;
     })
 }
 
-fn to(lab: &mut Lab, address: [u8; 4]) {
-    lab.target(4, |target: &mut TargetEntry| {
-        target.address[..4].copy_from_slice(&address);
+fn to(lab: &mut Lab, net: Net, address: IpAddr) {
+    lab.target(net.base + 4, |target: &mut TargetEntry| {
+        target.address = wide(address);
     });
 }
 
 #[test]
 fn by_what_the_interface_can_do() {
-    let next = (ETH1_MAC, TARGET_MAC);
     let both = InterfaceEntry::TRANSMIT | InterfaceEntry::REDIRECT;
+    let redirect = InterfaceEntry::REDIRECT;
     let cases = [
-        (
-            "another device, redirect",
-            Hook::Eth0,
-            both,
-            Verdict::Redirect,
-            next,
-        ),
-        (
-            "the same device, TX",
-            Hook::Eth1,
-            both,
-            Verdict::Transmit,
-            next,
-        ),
-        (
-            "the same, no TX",
-            Hook::Eth1,
-            InterfaceEntry::REDIRECT,
-            Verdict::Redirect,
-            next,
-        ),
+        ("another", Hook::Eth0, both, Verdict::Redirect),
+        ("the same, TX", Hook::Eth1, both, Verdict::Transmit),
+        ("the same, no TX", Hook::Eth1, redirect, Verdict::Redirect),
     ];
-    for (what, hook, flags, verdict, macs) in cases {
-        let mut lab = Lab::new();
-        lab.interface(lab.eth1, flags, &[]);
-        let counts = Counts::new_flow(IDS, &syn());
-        lab.check(&rewritten(what, hook, &syn(), verdict, &sent(macs), counts));
-    }
     let mut lab = Lab::new();
-    lab.interface(lab.eth1, 0, &[]);
-    let handoff = Verdict::Handoff(lab.eth1, 0);
-    let counts = Counts::new_flow(IDS, &syn());
-    let out = sent(syn().macs);
-    lab.check(&rewritten(
-        "neither",
-        Hook::Eth0,
-        &syn(),
-        handoff,
-        &out,
-        counts,
-    ));
+    for net in NETS {
+        for (n, (what, hook, flags, verdict)) in (0..).zip(cases) {
+            lab.interface(lab.eth1, flags, &[]);
+            let input = syn(net, n);
+            let counts = Counts::new_flow(ids(net), &input);
+            let output = sent(net, n, NEXT);
+            lab.check(&rewritten(what, hook, &input, verdict, &output, counts));
+        }
+        lab.interface(lab.eth1, 0, &[]);
+        let handoff = Verdict::Handoff(lab.eth1, 0);
+        let input = syn(net, 9);
+        let counts = Counts::new_flow(ids(net), &input);
+        let output = sent(net, 9, input.macs);
+        let (what, hook) = ("neither", Hook::Eth0);
+        lab.check(&rewritten(what, hook, &input, handoff, &output, counts));
+    }
 }
 
 #[test]
 fn a_neighbour_that_is_not_known_is_the_kernels_to_find() {
     let mut lab = Lab::new();
-    to(&mut lab, [10, 0, 2, 99]);
-    let out = sent(syn().macs).with(|f| f.destination.0 = [10, 0, 2, 99]);
-    let verdict = Verdict::Handoff(lab.eth1, 0);
-    let counts = Counts::new_flow(IDS, &syn());
-    lab.check(&rewritten(
-        "no neighbour",
-        Hook::Eth0,
-        &syn(),
-        verdict,
-        &out,
-        counts,
-    ));
+    for net in NETS {
+        let unknown = net.address(2, 99);
+        to(&mut lab, net, unknown);
+        let input = syn(net, 0);
+        let output = sent(net, 0, input.macs).with(|f| f.destination.0 = unknown);
+        let verdict = Verdict::Handoff(lab.eth1, 0);
+        let counts = Counts::new_flow(ids(net), &input);
+        let hook = Hook::Eth0;
+        lab.check(&rewritten(net.name, hook, &input, verdict, &output, counts));
+    }
 }
 
 #[test]
@@ -110,8 +102,8 @@ fn tags_are_replaced_by_those_of_the_way_out() {
         (
             "another id",
             &[vlan(0x8100, 9)],
-            vec![(0x8100, 0xE007)],
-            vec![(0x8100, 0xE009)],
+            vec![(0x8100, 0xF007)],
+            vec![(0x8100, 0xF009)],
         ),
         (
             "two others",
@@ -120,106 +112,127 @@ fn tags_are_replaced_by_those_of_the_way_out() {
             vec![(0x88A8, 0x2001), (0x8100, 0x1002)],
         ),
     ];
-    for (what, tags, input, output) in cases {
-        let mut lab = Lab::new();
-        lab.interface(lab.eth1, InterfaceEntry::REDIRECT, tags);
-        let input = syn().with(|f| f.tags = input);
-        let output = sent((ETH1_MAC, TARGET_MAC)).with(|f| f.tags = output);
-        let counts = Counts::new_flow(IDS, &input);
-        lab.check(&rewritten(
-            what,
-            Hook::Eth0,
-            &input,
-            Verdict::Redirect,
-            &output,
-            counts,
-        ));
-    }
     let mut lab = Lab::new();
-    lab.interface(lab.eth1, InterfaceEntry::REDIRECT, &[vlan(0x8100, 7)]);
-    let verdict = Verdict::Handoff(lab.eth1, 0);
-    let counts = Counts::new_flow(IDS, &syn());
-    let out = sent(syn().macs);
-    lab.check(&rewritten(
-        "a tag to add",
-        Hook::Eth0,
-        &syn(),
-        verdict,
-        &out,
-        counts,
-    ));
+    for net in NETS {
+        for (n, (what, tags, input, output)) in (0..).zip(&cases) {
+            lab.interface(lab.eth1, InterfaceEntry::REDIRECT, tags);
+            let input = syn(net, n).with(|f| f.tags.clone_from(input));
+            let output = sent(net, n, NEXT).with(|f| f.tags.clone_from(output));
+            let counts = Counts::new_flow(ids(net), &input);
+            let (hook, verdict) = (Hook::Eth0, Verdict::Redirect);
+            lab.check(&rewritten(*what, hook, &input, verdict, &output, counts));
+        }
+        lab.interface(lab.eth1, InterfaceEntry::REDIRECT, &[vlan(0x8100, 7)]);
+        let (what, hook, verdict) = ("one to add", Hook::Eth0, Verdict::Handoff(lab.eth1, 0));
+        let input = syn(net, 9);
+        let counts = Counts::new_flow(ids(net), &input);
+        let output = sent(net, 9, input.macs);
+        lab.check(&rewritten(what, hook, &input, verdict, &output, counts));
+    }
 }
 
 /// What can't go on is dropped as it came; the flow has been begun by then.
 #[test]
 fn no_way_out() {
-    use DropReason as R;
-    let cases: [(&str, [u8; 4], R); 3] = [
-        ("unreachable", [10, 0, 21, 1], R::NoRoute),
-        ("blackhole", [10, 0, 22, 1], R::NoRoute),
-        ("prohibit", [10, 0, 23, 1], R::NoRoute),
-    ];
-    for (what, address, reason) in cases {
-        let mut lab = Lab::new();
-        to(&mut lab, address);
-        let counts = Counts::new_flow(IDS, &syn()).and(reason);
-        lab.check(&untouched(
-            what,
-            Hook::Eth0,
-            syn().bytes(),
-            Verdict::Drop,
-            counts,
-        ));
+    let mut lab = Lab::new();
+    let dropped = |lab: &mut Lab, net, n, what: &str, reason| {
+        let input = syn(net, n);
+        let counts = Counts::new_flow(ids(net), &input).and(reason);
+        let (hook, verdict) = (Hook::Eth0, Verdict::Drop);
+        lab.check(&untouched(what, hook, input.bytes(), verdict, counts));
+    };
+    for net in NETS {
+        for (n, what) in [(1, "unreachable"), (2, "blackhole"), (3, "prohibit")] {
+            to(&mut lab, net, net.address(20 + n, 1));
+            dropped(&mut lab, net, n.into(), what, DropReason::NoRoute);
+        }
+        to(&mut lab, net, net.target);
+        let family = if net.v6() { "ipv6" } else { "ipv4" };
+        let setting = format!("{family}/conf/eth0/forwarding");
+        lab.namespace.sysctl(&setting, "0").unwrap();
+        let reason = DropReason::ForwardingDisabled;
+        dropped(&mut lab, net, 9, "no forwarding", reason);
     }
-    let mut lab = Lab::new();
-    to(&mut lab, [10, 0, 3, 2]);
-    let large = syn().with(|f| f.payload = vec![1; 600]);
-    let counts = Counts::new_flow(IDS, &large).and(R::TooBig);
-    lab.check(&untouched(
-        "too big",
-        Hook::Eth0,
-        large.bytes(),
-        Verdict::Drop,
-        counts,
-    ));
+}
 
+/// What doesn't fit is answered: see `too_big`.
+#[test]
+fn as_large_as_the_way_out_takes() {
     let mut lab = Lab::new();
-    lab.namespace
-        .sysctl("ipv4/conf/eth0/forwarding", "0")
-        .unwrap();
-    let counts = Counts::new_flow(IDS, &syn()).and(R::ForwardingDisabled);
-    lab.check(&untouched(
-        "no forwarding",
-        Hook::Eth0,
-        syn().bytes(),
-        Verdict::Drop,
-        counts,
-    ));
-
-    for ttl in [0, 1] {
-        let mut lab = Lab::new();
-        let old = syn().with(|f| f.time_to_live = ttl);
-        let counts = Counts::new_flow(IDS, &old).and(R::TtlExpired);
-        lab.check(&untouched(
-            "ttl",
-            Hook::Eth0,
-            old.bytes(),
-            Verdict::Drop,
-            counts,
-        ));
+    for net in NETS {
+        to(&mut lab, net, net.far);
+        let of = |length: u16| {
+            let payload = usize::from(length) - net.header() - 20;
+            syn(net, 0).with(|f| f.payload = vec![1; payload])
+        };
+        let large = of(SMALL_MTU + 1).bytes();
+        assert_eq!(lab.run(Hook::Eth0, &large).0, Verdict::Transmit, "an error");
+        let fits = of(SMALL_MTU);
+        let counts = Counts::forward(ids(net), &fits);
+        let output = sent(net, 0, (mac(3, 1), mac(3, 2))).with(|f| {
+            f.destination.0 = net.far;
+            f.payload.clone_from(&fits.payload);
+        });
+        let (hook, verdict) = (Hook::Eth0, Verdict::Redirect);
+        lab.check(&rewritten("it fits", hook, &fits, verdict, &output, counts));
     }
+}
+
+/// A policy that forbids the packet as it leaves, and one that doesn't.
+#[test]
+fn by_the_hosts_policy_rules() {
     let mut lab = Lab::new();
-    let two = syn().with(|f| f.time_to_live = 2);
-    let out = sent((ETH1_MAC, TARGET_MAC)).with(|f| f.time_to_live = 1);
-    let counts = Counts::new_flow(IDS, &two);
-    lab.check(&rewritten(
-        "ttl 2",
-        Hook::Eth0,
-        &two,
-        Verdict::Redirect,
-        &out,
-        counts,
-    ));
-    assert_ne!((ETH0_MAC, SOURCE), (ETH1_MAC, TARGET));
-    assert_eq!(mac(1, 1), ETH0_MAC);
+    for net in NETS {
+        let to = |address: IpAddr| format!("to {address}");
+        let from = |address: IpAddr| format!("from {address}");
+        let cases = [
+            (to(net.target), true),
+            (to(net.keep_vip), false),
+            (from(net.client), true),
+            (from(net.host), false),
+            ("iif eth0".into(), true),
+            ("iif eth1".into(), false),
+            ("tos 0x08".into(), true),
+            ("tos 0x10".into(), false),
+            ("ipproto tcp".into(), true),
+            ("ipproto udp".into(), false),
+        ];
+        let family = if net == V4 { "-4" } else { "-6" };
+        for (n, (rule, forbidden)) in (0..).zip(cases) {
+            let rule = format!("{rule} pref 100 prohibit");
+            let change = |verb| format!("{family} rule {verb} {rule}");
+            lab.namespace.ip(&change("add")).unwrap();
+            let what = format!("{}: {rule}", net.name);
+            let input = syn(net, n).with(|f| f.type_of_service = 0x08);
+            let counts = Counts::new_flow(ids(net), &input);
+            let hook = Hook::Eth0;
+            lab.check(&if forbidden {
+                let counts = counts.and(DropReason::NoRoute);
+                untouched(what, hook, input.bytes(), Verdict::Drop, counts)
+            } else {
+                let out = sent(net, n, NEXT).with(|f| f.type_of_service = 0x08);
+                rewritten(what, hook, &input, Verdict::Redirect, &out, counts)
+            });
+            lab.namespace.ip(&change("del")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_time_to_live_is_used_up() {
+    let mut lab = Lab::new();
+    for net in NETS {
+        let hook = Hook::Eth0;
+        for ttl in [0, 1] {
+            let old = syn(net, ttl.into()).with(|f| f.time_to_live = ttl);
+            let counts = Counts::new_flow(ids(net), &old).and(DropReason::TtlExpired);
+            let verdict = Verdict::Drop;
+            lab.check(&untouched("ttl", hook, old.bytes(), verdict, counts));
+        }
+        let two = syn(net, 2).with(|f| f.time_to_live = 2);
+        let out = sent(net, 2, NEXT).with(|f| f.time_to_live = 1);
+        let counts = Counts::new_flow(ids(net), &two);
+        let verdict = Verdict::Redirect;
+        lab.check(&rewritten("ttl 2", hook, &two, verdict, &out, counts));
+    }
 }

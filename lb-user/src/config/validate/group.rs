@@ -1,23 +1,33 @@
 //! Target groups and their targets.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{collections::BTreeSet, time::Duration};
 
 use lb_common::limits::{
-    DEFAULT_TABLE_SIZE, MAX_GROUPS, MAX_TABLE_SIZE, MAX_TARGETS, MAX_TARGETS_PER_GROUP, MAX_WEIGHT,
-    MIN_TABLE_SIZE,
-};
-use toml::{
-    Spanned,
-    de::{DeTable, DeValue},
+    DEFAULT_TABLE_SIZE, MAX_FLOWS, MAX_GROUPS, MAX_TABLE_SIZE, MAX_TARGETS, MIN_TABLE_SIZE,
 };
 
-use super::{health::health_check, reachable_address};
+use super::{
+    fail_open::fail_open,
+    forwarding::forwarding,
+    health::health_check,
+    names,
+    target::{self, targets},
+    time, time_from_zero,
+};
 use crate::config::{
-    Capacity, OnUnhealthy, Target, TargetGroup,
+    Capacity, HashInput, OnUnhealthy, Target, TargetGroup,
     diagnostic::Diagnostic,
-    reader::{At, Section, nearest, number},
+    reader::{At, Section},
     values,
 };
+
+/// Linux's `TCP_MIN_MSS`, and the largest that an IPv4 packet has room for.
+const MIN_MSS: u32 = 88;
+const MAX_MSS: u32 = 65_495;
+/// Slots of a table that each target needs for an even spread.
+const SLOTS_PER_TARGET: usize = 100;
+/// As in ELB.
+const DEREGISTRATION_DELAY: Duration = Duration::from_secs(300);
 
 pub(super) fn groups(root: &Section<'_>, capacity: Capacity) -> Vec<At<TargetGroup>> {
     let sections = root.sections("target_group");
@@ -36,7 +46,7 @@ pub(super) fn groups(root: &Section<'_>, capacity: Capacity) -> Vec<At<TargetGro
     let mut count = 0;
     for section in sections {
         let span = section.span.clone();
-        let name = group_name(&section, &mut names);
+        let name = names::unique(&section, "target group", "\"api\"", &mut names);
         let before = count;
         let group = group(section, name, &mut count);
         let limit = capacity.targets as usize;
@@ -50,36 +60,41 @@ pub(super) fn groups(root: &Section<'_>, capacity: Capacity) -> Vec<At<TargetGro
     groups
 }
 
-fn group_name(section: &Section<'_>, names: &mut BTreeSet<String>) -> String {
-    let Some(name) = section.text("name") else {
-        section.missing("name", "\"api\"");
-        return String::new();
-    };
-    if name.value.is_empty() {
-        section.report(Diagnostic::error(
-            name.span,
-            "a target group's name can't be empty",
-        ));
-    } else if !names.insert(name.value.to_owned()) {
-        let message = format!("there is another target group `{}`", name.value);
-        section.report(Diagnostic::error(name.span, message));
-    }
-    name.value.to_owned()
-}
-
 fn group(section: Section<'_>, name: String, count: &mut usize) -> TargetGroup {
     let targets = targets(&section);
     *count += targets.len();
+    let health_check = health_check(&section);
+    let forwarding = forwarding(&section, &targets);
+    if health_check.port.is_none() {
+        target::check_ports(&section, &targets);
+    }
+    let targets: Vec<Target> = targets.into_iter().map(|target| target.value).collect();
     let unhealthy = [OnUnhealthy::Reset, OnUnhealthy::Keep];
     let on_unhealthy = section.word("on_unhealthy", &["reset", "keep"]);
+    let inputs = [
+        HashInput::Flow,
+        HashInput::SourceIp,
+        HashInput::DestinationPort,
+    ];
+    let hash_input = section.word("hash", &["flow", "source_ip", "destination_port"]);
     let group = TargetGroup {
         name,
-        preserve_client_ip: section.boolean("preserve_client_ip").unwrap_or(false),
+        forwarding,
+        hash: hash_input.map_or(HashInput::default(), |word| inputs[word]),
+        max_flows_per_target: section
+            .number("max_flows_per_target", 1..=MAX_FLOWS)
+            .map(|number| number.value),
+        mss_clamp: section
+            .number("mss_clamp", MIN_MSS..=MAX_MSS)
+            .map(|number| number.value as u16),
         table_size: table_size(&section, &targets),
-        targets,
-        fail_open: section.boolean("fail_open").unwrap_or(true),
+        fail_open: fail_open(&section, targets.len()),
         on_unhealthy: on_unhealthy.map_or(OnUnhealthy::default(), |word| unhealthy[word]),
-        health_check: health_check(&section),
+        slow_start: time(&section, "slow_start").map(|time| time.value),
+        deregistration_delay: time_from_zero(&section, "deregistration_delay")
+            .map_or(DEREGISTRATION_DELAY, |time| time.value),
+        health_check,
+        targets,
     };
     section.finish();
     group
@@ -87,105 +102,31 @@ fn group(section: Section<'_>, name: String, count: &mut usize) -> TargetGroup {
 
 fn table_size(section: &Section<'_>, targets: &[Target]) -> u32 {
     let key = "table_size";
-    let Some(size) = section.number(key, MIN_TABLE_SIZE..=MAX_TABLE_SIZE) else {
-        return DEFAULT_TABLE_SIZE;
+    // Without one the default counts, and what is said is about the group.
+    let size = match section.number(key, MIN_TABLE_SIZE..=MAX_TABLE_SIZE) {
+        Some(size) => size,
+        None => At {
+            value: DEFAULT_TABLE_SIZE,
+            span: section.span.clone(),
+        },
     };
     let weights: u32 = targets.iter().map(|target| u32::from(target.weight)).sum();
-    if let Err(near) = values::table_size(size.value) {
-        let message = format!("`{key}` must be a prime, and {} is none", size.value);
+    let slots = size.value;
+    if let Err(near) = values::table_size(slots) {
+        let message = format!("`{key}` must be a prime, and {slots} is none");
         section.report(Diagnostic::error(size.span, message).help(near));
-    } else if weights > size.value {
-        let message = format!("the weights add up to {weights}, more than the table has slots");
-        section.report(Diagnostic::error(size.span, message).help("make the table larger"));
-    } else if targets.len() * 100 > size.value as usize {
-        let message = "a table of fewer than 100 slots a target spreads unevenly";
-        section.report(Diagnostic::warning(size.span, message));
-    }
-    size.value
-}
-
-fn targets(section: &Section<'_>) -> Vec<Target> {
-    let Some(list) = section.list("targets") else {
-        section.missing("targets", "[\"10.0.0.1:8080\"]");
-        return Vec::new();
-    };
-    if list.value.is_empty() {
-        let message = "a target group needs at least one target";
-        section.report(Diagnostic::error(list.span.clone(), message));
-    }
-    if list.value.len() > MAX_TARGETS_PER_GROUP as usize {
+    } else if weights > slots {
+        let message = format!("the weights add up to {weights}, and the table has {slots} slots");
+        let help = format!("set a larger `{key}`, a prime, or smaller weights");
+        section.report(Diagnostic::error(size.span, message).help(help));
+    } else if targets.len() * SLOTS_PER_TARGET > slots as usize {
         let message = format!(
-            "{} targets in one group, at most {MAX_TARGETS_PER_GROUP}",
-            list.value.len()
+            "a table of {slots} slots has fewer than {SLOTS_PER_TARGET} for each of {} targets \
+             and spreads unevenly",
+            targets.len()
         );
-        section.report(Diagnostic::error(list.span, message));
+        let help = format!("set a larger `{key}`, a prime");
+        section.report(Diagnostic::warning(size.span, message).help(help));
     }
-    let mut seen = BTreeSet::new();
-    let mut targets = Vec::new();
-    for value in list.value {
-        if let Some(target) = target(section, value) {
-            if seen.insert((target.address, target.port)) {
-                targets.push(target);
-            } else {
-                let message = "this target is in the group already";
-                section.report(Diagnostic::error(value.span(), message));
-            }
-        }
-    }
-    targets
-}
-
-/// `"10.0.0.1:80"`, or a table with `address` and `weight`.
-fn target(section: &Section<'_>, value: &Spanned<DeValue<'_>>) -> Option<Target> {
-    let (text, span, weight) = match value.get_ref() {
-        DeValue::String(text) => (text.as_ref(), value.span(), 1),
-        DeValue::Table(table) => target_table(section, table, value)?,
-        other => {
-            let message = format!("a target can't be of type {}", other.type_str());
-            let help = "write it as \"10.0.0.1:80\" or { address = \"10.0.0.1:80\", weight = 2 }";
-            section.report(Diagnostic::error(value.span(), message).help(help));
-            return None;
-        }
-    };
-    let (address, port) = reachable_address(section, text, span)?;
-    Some(Target {
-        address,
-        port,
-        weight,
-    })
-}
-
-fn target_table<'a>(
-    section: &Section<'_>,
-    table: &'a DeTable<'_>,
-    value: &Spanned<DeValue<'_>>,
-) -> Option<(&'a str, Range<usize>, u16)> {
-    let mut address = None;
-    let mut weight = 1;
-    for (key, value) in table {
-        match (key.get_ref().as_ref(), value.get_ref()) {
-            ("address", DeValue::String(text)) => address = Some((text.as_ref(), value.span())),
-            ("address", _) => {
-                let message = "`address` must be a text in quotes";
-                section.report(Diagnostic::error(value.span(), message));
-            }
-            ("weight", _) => match number(value, "weight", 1..=u32::from(MAX_WEIGHT)) {
-                Ok(number) => weight = number.value as u16,
-                Err(error) => section.report(error),
-            },
-            (unknown, _) => {
-                let error = Diagnostic::error(key.span(), format!("unknown key `{unknown}`"));
-                let near = nearest(unknown, ["address", "weight"].into_iter());
-                let help = near.map_or("known here: address, weight".to_owned(), |near| {
-                    format!("did you mean `{near}`?")
-                });
-                section.report(error.help(help));
-            }
-        }
-    }
-    if address.is_none() && !table.iter().any(|(key, _)| key.get_ref() == "address") {
-        let error = Diagnostic::error(value.span(), "`address` is missing");
-        section.report(error.help("write `address = \"10.0.0.1:80\"`"));
-    }
-    address.map(|(text, span)| (text, span, weight))
+    slots
 }

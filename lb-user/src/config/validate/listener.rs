@@ -1,23 +1,23 @@
 //! Listeners.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    num::NonZeroU16,
 };
 
 use lb_common::limits::MAX_LISTENERS;
 
-use super::reachable_address;
+use super::{limits::limits, names::Known, reachable_address};
 use crate::config::{
-    Capacity, Listener, Protocol, TargetGroup,
+    Capacity, Listener, Ports, Protocol, SecurityGroup, TargetGroup,
     diagnostic::Diagnostic,
-    reader::{At, Section, nearest},
+    reader::{At, Section},
 };
 
 pub(super) fn listeners(
     root: &Section<'_>,
     groups: &[At<TargetGroup>],
+    security_groups: &[At<SecurityGroup>],
     capacity: Capacity,
 ) -> Vec<At<Listener>> {
     let sections = root.sections("listener");
@@ -31,17 +31,18 @@ pub(super) fn listeners(
         let help = format!("raise `listeners` under [capacity], at most {MAX_LISTENERS}");
         root.report(Diagnostic::error(first.span.clone(), message).help(help));
     }
-    let indices: HashMap<&str, usize> = groups
+    let groups = groups.iter().map(|group| group.value.name.as_str());
+    let groups = Known::new("target_group", groups);
+    let security_groups = security_groups
         .iter()
-        .enumerate()
-        .map(|(index, group)| (group.value.name.as_str(), index))
-        .collect();
+        .map(|group| group.value.name.as_str());
+    let security_groups = Known::new("security_group", security_groups);
     let mut seen = Seen::default();
     sections
         .into_iter()
         .filter_map(|section| {
             let span = section.span.clone();
-            listener(section, &indices, &mut seen).map(|value| At { value, span })
+            listener(section, &groups, &security_groups, &mut seen).map(|value| At { value, span })
         })
         .collect()
 }
@@ -50,12 +51,56 @@ pub(super) fn listeners(
 #[derive(Default)]
 struct Seen {
     names: BTreeSet<String>,
-    addresses: BTreeMap<(Option<IpAddr>, NonZeroU16, Protocol), String>,
+    ports: BTreeMap<(Option<IpAddr>, Protocol), Vec<Taken>>,
+}
+
+/// Ports and the name of the listener that has them.
+struct Taken {
+    ports: Ports,
+    owner: String,
+}
+
+impl Seen {
+    /// Takes note of a listener's ports, or says whose they are already. One
+    /// port of a range may have a listener of its own.
+    fn take(
+        &mut self,
+        address: Option<IpAddr>,
+        protocol: Protocol,
+        ports: Ports,
+        name: &str,
+    ) -> Result<(), String> {
+        let taken = self.ports.entry((address, protocol)).or_default();
+        for other in taken.iter() {
+            let owner = &other.owner;
+            match (ports, other.ports) {
+                (Ports::One(port), Ports::One(other)) if port == other => {
+                    return Err(format!(
+                        "listener `{owner}` has this address, port and protocol already"
+                    ));
+                }
+                (Ports::Range { .. }, Ports::Range { .. }) if ports.overlap(other.ports) => {
+                    let other = other.ports;
+                    return Err(format!(
+                        "listener `{owner}` has the ports {other} of this address and protocol \
+                         already"
+                    ));
+                }
+                _ => {}
+            }
+        }
+        taken.push(Taken {
+            ports,
+            owner: name.to_owned(),
+        });
+        Ok(())
+    }
 }
 
 fn listener(
     section: Section<'_>,
-    groups: &HashMap<&str, usize>,
+    groups: &Known<'_>,
+    security_groups: &Known<'_>,
     seen: &mut Seen,
 ) -> Option<Listener> {
     let name = section.text("name");
@@ -71,7 +116,11 @@ fn listener(
         .clone()
         .and_then(|text| reachable_address(&section, text.value, text.span));
     let target_group = target_group(&section, groups);
-    let listener = address.zip(text).map(|((address, port), text)| {
+    let security_group = section
+        .text("security_group")
+        .and_then(|name| security_groups.find(&section, name));
+    let limits = limits(&section);
+    let listener = address.zip(text).map(|((address, ports), text)| {
         let separator = if text.value.starts_with(':') { "" } else { ":" };
         let default = format!("{protocol}{separator}{}", text.value);
         let chosen = name.as_ref().map_or(default, |name| name.value.to_owned());
@@ -80,11 +129,7 @@ fn listener(
             .map_or(text.span.clone(), |name| name.span.clone());
         if chosen.is_empty() {
             section.report(Diagnostic::error(place, "a listener's name can't be empty"));
-        } else if let Some(other) = seen
-            .addresses
-            .insert((address, port, protocol), chosen.clone())
-        {
-            let message = format!("listener `{other}` has this address, port and protocol already");
+        } else if let Err(message) = seen.take(address, protocol, ports, &chosen) {
             section.report(Diagnostic::error(text.span, message));
         } else if !seen.names.insert(chosen.clone()) {
             let message = format!("there is another listener `{chosen}`");
@@ -93,33 +138,21 @@ fn listener(
         Listener {
             name: chosen,
             address,
-            port,
+            ports,
             protocol,
             target_group: target_group.unwrap_or(0),
+            security_group,
+            limits,
         }
     });
     section.finish();
     listener.filter(|_| target_group.is_some())
 }
 
-fn target_group(section: &Section<'_>, groups: &HashMap<&str, usize>) -> Option<usize> {
+fn target_group(section: &Section<'_>, known: &Known<'_>) -> Option<usize> {
     let Some(name) = section.text("target_group") else {
         section.missing("target_group", "\"api\"");
         return None;
     };
-    let found = groups.get(name.value).copied();
-    if found.is_none() {
-        let error = Diagnostic::error(
-            name.span,
-            format!("there is no target group `{}`", name.value),
-        );
-        section.report(match nearest(name.value, groups.keys().copied()) {
-            Some(near) => error.help(format!("did you mean `{near}`?")),
-            None => error.help(format!(
-                "write [[target_group]] with name = \"{}\"",
-                name.value
-            )),
-        });
-    }
-    found
+    known.find(section, name)
 }

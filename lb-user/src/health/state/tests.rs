@@ -136,22 +136,14 @@ fn transitions_say_what_changed() {
     };
     let first = target.observe(&Outcome::Success, at(1), one);
     let second = target.observe(&outcome('f'), at(2), one);
-    let transition = |from, to, reason, second| {
-        Some(Transition {
-            from,
-            to,
-            reason,
-            at: at(second),
-        })
-    };
-    assert_eq!(first, transition(Health::Initial, Health::Healthy, None, 1));
+    let transition = |from, to, reason| Some(Transition { from, to, reason });
+    assert_eq!(first, transition(Health::Initial, Health::Healthy, None));
     assert_eq!(
         second,
         transition(
             Health::Healthy,
             Health::Unhealthy,
-            Some(Reason::ConnectionRefused),
-            2
+            Some(Reason::ConnectionRefused)
         )
     );
 }
@@ -167,12 +159,42 @@ fn draining_and_unused_ignore_results() {
         assert_eq!((target.health, target.reason), (entered.to, entered.reason));
         assert_eq!(target.since, at(50));
         assert_eq!((target.successes, target.failures), (5, 4));
+    }
+}
 
+#[test]
+fn what_was_unused_starts_anew_and_what_was_draining_does_not() {
+    let mut unused = TargetHealth::new(at(0));
+    observe_all(&mut unused, "s", THREE);
+    unused.set_unused(at(50));
+    let resumed = unused.resume(at(70)).expect("a transition");
+    assert_eq!((resumed.to, unused.since), (Health::Initial, at(70)));
+    assert_eq!(observe_all(&mut unused, "f", THREE), [Health::Unhealthy]);
+    assert_eq!(unused.resume(at(80)), None, "only once");
+
+    for (results, before) in [
+        ("", Health::Initial),
+        ("s", Health::Healthy),
+        ("sf", Health::Healthy),
+        ("f", Health::Unhealthy),
+    ] {
+        let mut target = TargetHealth::new(at(0));
+        observe_all(&mut target, results, THREE);
+        let reason = target.reason;
+        target.drain(at(50));
         let resumed = target.resume(at(70)).expect("a transition");
-        assert_eq!((resumed.to, target.since), (Health::Initial, at(70)));
-        assert_eq!(observe_all(&mut target, "f", THREE), [Health::Unhealthy]);
+        assert_eq!((resumed.from, resumed.to), (Health::Draining, before));
+        let now = (target.health, target.reason, target.since, target.contrary);
+        assert_eq!(now, (before, reason, at(70), 0), "{results:?}");
         assert_eq!(target.resume(at(80)), None, "only once");
     }
+
+    let mut target = TargetHealth::new(at(0));
+    observe_all(&mut target, "s", THREE);
+    target.drain(at(50));
+    target.set_unused(at(60));
+    target.resume(at(70));
+    assert_eq!(target.health, Health::Initial, "drained to the end");
 }
 
 #[test]

@@ -1,16 +1,21 @@
 use lb_common::{
-    Be16, Ipv4,
+    flow,
     limits::NO_TARGET,
-    listener::{ListenerEntry, ListenerKey4},
+    listener::{ListenerEntry, ListenerLimits, VipEntry},
     settings::{InterfaceEntry, Settings, VlanTag},
     target::TargetEntry,
 };
 use proptest::{collection::btree_map, prelude::*};
 
 use super::*;
+use crate::{
+    address::Prefix,
+    config::{Rule, Rules},
+    reconcile::Place,
+};
 
-fn key(number: u8) -> ListenerKey4 {
-    ListenerKey4::new(Ipv4::from_bytes([10, 0, 0, number]), Be16::new(80), 6)
+fn key(number: u8) -> Place {
+    Place::port([10, 0, 0, number], 80, flow::TCP)
 }
 
 fn target(generation: u32, flags: u16) -> TargetEntry {
@@ -27,8 +32,12 @@ fn state() -> impl Strategy<Value = MapState> {
     let groups = btree_map(0u32..4, (0usize..4, any::<u64>()), 0..4);
     let listeners = btree_map(0u8..6, (any::<prop::sample::Index>(), 0u32..3), 0..6);
     let interfaces = btree_map(1u32..4, (1u32..4, 0u16..4), 0..3);
-    (targets, groups, listeners, interfaces, 0u64..3).prop_map(
-        |(targets, groups, listeners, interfaces, hash_key)| {
+    let protections = (
+        btree_map(0u32..3, 0u32..3, 0..3),
+        btree_map(1u32..4, rules(), 0..3),
+    );
+    (targets, groups, listeners, interfaces, protections, 0u64..3).prop_map(
+        |(targets, groups, listeners, interfaces, (limits, security_groups), hash_key)| {
             let ids: Vec<u16> = targets.keys().map(|&id| id as u16).collect();
             let groups: BTreeMap<u32, Vec<u16>> = groups
                 .into_iter()
@@ -41,7 +50,7 @@ fn state() -> impl Strategy<Value = MapState> {
                     id,
                     group: *group,
                     table_size,
-                    padding: 0,
+                    ..ListenerEntry::default()
                 };
                 Some((key(number), entry))
             };
@@ -71,9 +80,33 @@ fn state() -> impl Strategy<Value = MapState> {
                     .map(|(id, (generation, flags))| (id, target(generation, flags)))
                     .collect(),
                 tables: groups,
+                vips: BTreeMap::new(),
+                macs: std::collections::BTreeSet::new(),
+                limits: limits
+                    .into_iter()
+                    .map(|(id, new_flows)| (id, limit(new_flows)))
+                    .collect(),
+                security_groups,
             }
         },
     )
+}
+
+fn limit(new_flows: u32) -> ListenerLimits {
+    ListenerLimits {
+        new_flows,
+        ..ListenerLimits::default()
+    }
+}
+
+/// Never none: every group has its default.
+fn rules() -> impl Strategy<Value = Rules> {
+    let prefix = (0u8..3, 0u8..=16).prop_map(|(network, length)| {
+        let address = std::net::Ipv4Addr::new(10, network, 0, 0);
+        Prefix::around(address.into(), length).unwrap()
+    });
+    let rule = prop_oneof![Just(Rule::Deny), Just(Rule::Allow)];
+    btree_map(prefix, rule, 1..6).prop_map(|rules| rules.into_iter().collect())
 }
 
 fn table(size: usize, seed: u64, ids: &[u16]) -> Vec<u16> {
@@ -135,6 +168,28 @@ proptest! {
         prop_assert_eq!(diff(&a, &a), []);
     }
 
+    /// What a change writes leads to what it says is there then.
+    #[test]
+    fn written_rules_are_the_groups_rules(a in rules(), b in rules()) {
+        let mut written: BTreeMap<Prefix, Rule> = a.iter().copied().collect();
+        let state = |rules: &Rules| MapState {
+            security_groups: [(1, rules.clone())].into(),
+            ..MapState::default()
+        };
+        for change in diff(&state(&a), &state(&b)) {
+            let Change::SetRules { set, gone, .. } = change else {
+                panic!("{change:?}");
+            };
+            for (prefix, rule) in set {
+                prop_assert_ne!(written.insert(prefix, rule), Some(rule));
+            }
+            for prefix in gone {
+                prop_assert!(written.remove(&prefix).is_some());
+            }
+        }
+        prop_assert_eq!(written, b.iter().copied().collect());
+    }
+
     /// Nothing is written that is right already.
     #[test]
     fn each_change_changes_something(a in state(), b in state()) {
@@ -151,13 +206,19 @@ proptest! {
 fn rank(change: &Change) -> u8 {
     match change {
         Change::SetSettings(_) => 0,
-        Change::SetInterface(..) | Change::RemoveInterface(_) => 1,
+        Change::SetInterface(..)
+        | Change::RemoveInterface(_)
+        | Change::AddMac(_)
+        | Change::RemoveMac(_) => 1,
         Change::SetTarget(..) => 2,
         Change::CreateTable { .. } | Change::SetSlots { .. } => 3,
-        Change::SetListener(..) => 4,
-        Change::RemoveListener(_) => 5,
-        Change::RemoveTable { .. } => 6,
-        Change::ClearTarget(_) => 7,
+        Change::SetLimits(..) | Change::SetRules { .. } => 4,
+        Change::SetListener(..) => 5,
+        Change::RemoveListener(_) => 6,
+        Change::SetVip(..) | Change::RemoveVip(_) => 7,
+        Change::ClearLimits(_) | Change::RemoveRules { .. } => 8,
+        Change::RemoveTable { .. } => 9,
+        Change::ClearTarget(_) => 10,
     }
 }
 
@@ -166,14 +227,19 @@ fn small(group: u32, slots: &[u16]) -> MapState {
         id: 1,
         group,
         table_size: slots.len() as u32,
-        padding: 0,
+        ..ListenerEntry::default()
     };
+    let all = Prefix::around(std::net::Ipv4Addr::UNSPECIFIED.into(), 0).unwrap();
     let ids = slots.iter().filter(|&&slot| slot != NO_TARGET);
     MapState {
         listeners: [(key(group as u8), entry)].into(),
         tables: [(group, slots.to_vec())].into(),
         targets: ids.map(|&id| (u32::from(id), target(1, 1))).collect(),
         interfaces: [(group, InterfaceEntry::default())].into(),
+        vips: [([10, 0, 0, group as u8].into(), VipEntry::default())].into(),
+        macs: [3].into(),
+        limits: [(group, limit(1))].into(),
+        security_groups: [(group, Rules::from([(all, Rule::Deny)]))].into(),
         settings: Settings {
             hash_key: u64::from(group),
             ..Settings::default()
@@ -187,7 +253,7 @@ fn everything_in_its_order() {
         .iter()
         .map(rank)
         .collect();
-    assert_eq!(ranks, [0, 1, 1, 2, 3, 4, 5, 6, 7, 7]);
+    assert_eq!(ranks, [0, 1, 1, 2, 3, 4, 4, 5, 6, 7, 7, 8, 8, 9, 10, 10]);
 }
 
 #[test]
@@ -209,10 +275,10 @@ fn only_the_elements_that_differ_are_written() {
 fn a_table_of_another_size_is_swapped_in_under_its_listeners() {
     let (small, large) = (small(1, &[1, 2]), small(1, &[1, 2, 1]));
     let kinds = |changes: Vec<Change>| changes.iter().map(rank).collect::<Vec<_>>();
-    assert_eq!(kinds(diff(&small, &large)), [3, 4], "grow: the table first");
+    assert_eq!(kinds(diff(&small, &large)), [3, 5], "grow: the table first");
     assert_eq!(
         kinds(diff(&large, &small)),
-        [4, 3],
+        [5, 3],
         "shrink: the table last"
     );
 }

@@ -39,10 +39,11 @@ fn replies_are_seen_on_a_port_of_a_bridge() {
     for device in [interface(BRIDGE, "br0", [10, 0, 8, 1]), vlan] {
         host.interfaces.insert(device.index, device);
     }
-    let route = Route::Unicast {
+    let route = Route::Unicast(Way {
         interface: 21,
         source: [10, 0, 9, 1].into(),
-    };
+        gateway: false,
+    });
     host.routes.insert([10, 0, 9, 9].into(), route);
     let problems = |host: &Host| wanted(&config, host, XdpHook::Native, healthy).problems;
     assert_eq!(problems(&host).len(), 1, "eth0 isn't on the way");
@@ -103,4 +104,14 @@ fn an_interface_that_goes_is_a_problem_and_stops_nothing_else() {
         assert_eq!(wanted.state.listeners.len(), 1);
         assert_eq!(wanted.state.targets.len(), 1);
     }
+}
+
+#[test]
+fn frames_to_any_of_its_interfaces_are_the_hosts() {
+    let config = config(&group(":80", "targets = [\":1\"]"));
+    let mut host = host();
+    host.interfaces.get_mut(&ETH0).unwrap().mac = Some(7);
+    host.interfaces.get_mut(&ETH1).unwrap().mac = Some(9);
+    let macs = wanted(&config, &host, XdpHook::Native, healthy).state.macs;
+    assert_eq!(macs, [7, 9].into());
 }

@@ -1,0 +1,26 @@
+//! The fragment table: what the first fragment of a datagram says of the later
+//! ones, which have no ports of their own (RFC 791, section 3.2; RFC 8200,
+//! section 4.5).
+
+use crate::wire::{Be16, Ipv4, Ipv6};
+
+/// What the fragments of one datagram have in common.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct FragmentKey<A> {
+    pub source: A,
+    pub destination: A,
+    /// The identification, wire order: 16 bits for IPv4, 32 for IPv6.
+    pub identification: u32,
+    pub protocol: u32,
+}
+
+/// The ports that the first fragment has.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct FragmentEntry {
+    pub source_port: Be16,
+    pub destination_port: Be16,
+}
+
+crate::map_value!(FragmentKey<Ipv4>, FragmentKey<Ipv6>, FragmentEntry);

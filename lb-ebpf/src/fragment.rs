@@ -1,0 +1,62 @@
+//! Fragments: the first of a datagram has the ports and finds or begins the
+//! flow; it leaves its ports for the later ones.
+
+use lb_common::{
+    Be16,
+    counters::DropReason,
+    fragment::{FragmentEntry, FragmentKey},
+    listener::VipEntry,
+    tcp::Flags,
+};
+
+use crate::{
+    family::Family,
+    listener,
+    parse::{Ip, Parsed, Part, transport::Header},
+};
+
+/// What the first fragment said. A later one that has none is the host's own
+/// or has overtaken its first. To an address of xlb's own it can't be the
+/// host's; elsewhere the kernel gets it, as all that isn't ours.
+#[inline(always)]
+pub fn transport<F: Family>(ip: &Ip<F>) -> Result<Header, DropReason> {
+    // SAFETY: the entry is copied at once, and each of its fields stands for
+    // itself.
+    if let Some(&entry) = unsafe { F::fragments().get(key(ip)) } {
+        return Ok(Header {
+            source_port: entry.source_port,
+            destination_port: entry.destination_port,
+            flags: Flags(0),
+        });
+    }
+    Err(match listener::vip(&ip.destination) {
+        Some(vip) if vip.has(VipEntry::OWNED) => DropReason::FragmentOrder,
+        _ => DropReason::Fragment,
+    })
+}
+
+/// Leaves a first fragment's ports for those that follow.
+#[inline(always)]
+pub fn remember<F: Family>(parsed: &Parsed<F>) {
+    if parsed.ip.fragment.part != Part::First {
+        return;
+    }
+    let entry = FragmentEntry {
+        source_port: parsed.key.endpoints.source_port,
+        destination_port: parsed.key.endpoints.destination_port,
+    };
+    // Without the entry the later ones are lost, which they can be anyway.
+    let _ = F::fragments().insert(key(&parsed.ip), entry, 0);
+}
+
+#[inline(always)]
+fn key<F: Family>(ip: &Ip<F>) -> FragmentKey<F> {
+    FragmentKey {
+        source: ip.source,
+        destination: ip.destination,
+        identification: ip.fragment.identification,
+        protocol: u32::from(ip.protocol),
+    }
+}
+
+const _: () = assert!(size_of::<FragmentEntry>() == 2 * size_of::<Be16>());

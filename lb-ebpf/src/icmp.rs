@@ -1,0 +1,303 @@
+//! ICMP for IPv4 (RFC 792) and IPv6 (RFC 4443): errors about packets of a flow
+//! reach the flow's other side; echo at an address that only xlb has is
+//! answered; and a packet that doesn't fit gets "too big".
+
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::generated::{bpf_csum_diff, bpf_xdp_adjust_tail},
+    programs::XdpContext,
+};
+use lb_common::{
+    Be16,
+    checksum::Delta,
+    counters::DropReason,
+    flow::{Endpoints, FlowKey, TCP, UDP},
+    listener::VipEntry,
+};
+
+use crate::{
+    family::{Family, NewHeader},
+    flow::{self, Clock, Hook},
+    handoff, limit, link, listener, nat,
+    packet::Packet,
+    parse::{Ip, Part},
+    pipeline,
+    transmit::{self, Request, Way},
+    work::Work,
+};
+
+/// Bytes of an ICMP header, behind which an error quotes a packet.
+const HEADER: usize = 8;
+const CHECKSUM: usize = 2;
+const TIME_TO_LIVE: u8 = 64;
+/// Bytes of a packet that doesn't fit that "too big" quotes. With headers it
+/// stays below what every path takes (576 bytes for IPv4, 1,280 for IPv6).
+const QUOTED: usize = 512;
+
+/// Finds the flow that an ICMP packet which comes in is about.
+#[inline(never)]
+pub fn find<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+    let packet = Packet::of_xdp(&XdpContext::new(ctx));
+    match kind(&packet, work)? {
+        [kind, 0] if kind == F::ECHO_REQUEST => match listener::vip(&work.parsed.ip.destination) {
+            Some(vip) if vip.has(VipEntry::OWNED) => {
+                link::check_destination(&packet)?;
+                Err(DropReason::EchoAnswered)
+            }
+            _ => Err(DropReason::NotOurs),
+        },
+        [kind, _] => find_quoted(&packet, work, kind, Hook::Ingress),
+    }
+}
+
+/// The same for one that this host sends or forwards.
+#[inline(always)]
+pub fn find_on_egress<F: Family>(packet: &Packet, work: &mut Work<F>) -> Result<(), DropReason> {
+    let [kind, _] = kind(packet, work)?;
+    find_quoted(packet, work, kind, Hook::Egress)
+}
+
+/// Type and code.
+#[inline(always)]
+fn kind<F: Family>(packet: &Packet, work: &Work<F>) -> Result<[u8; 2], DropReason> {
+    let ip = &work.parsed.ip;
+    if ip.fragment.part != Part::Whole {
+        return Err(DropReason::Fragment);
+    }
+    if usize::from(ip.payload_length) < HEADER {
+        return Err(DropReason::NotOurs);
+    }
+    packet.read(ip.payload()).ok_or(DropReason::Truncated)
+}
+
+#[inline(always)]
+fn find_quoted<F: Family>(
+    packet: &Packet,
+    work: &mut Work<F>,
+    kind: u8,
+    hook: Hook,
+) -> Result<(), DropReason> {
+    read_quote(packet, &work.parsed.ip, kind, &mut work.quote).ok_or(DropReason::NotOurs)?;
+    let flow = flow::peek(&work.quote.key, hook).ok_or(DropReason::NotOurs)?;
+    work.set_flow(flow);
+    Ok(())
+}
+
+/// Sends an error on to the flow's other side.
+#[inline(always)]
+pub fn forward<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+    if !work.flow.is_local() {
+        route(ctx, work)?;
+        rewrite(ctx, work)?;
+        return transmit::address(&XdpContext::new(ctx), &work.next_hop);
+    }
+    rewrite(ctx, work)?;
+    work.way = Way::Stack;
+    Ok(())
+}
+
+#[inline(never)]
+fn route<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+    let ctx = &XdpContext::new(ctx);
+    let outer = outer(work);
+    let (ip, tags) = (&mut work.parsed.ip, &work.parsed.tags);
+    ip.time_to_live = pipeline::routed(ip.time_to_live)?;
+    let request = Request {
+        source: outer.source,
+        destination: outer.destination,
+        protocol: F::ICMP,
+        type_of_service: ip.type_of_service,
+        length: ip.length,
+    };
+    // An error is never answered by another (RFC 1122, section 3.2.2).
+    let mut mtu = 0;
+    work.next_hop = transmit::route(ctx, tags, &request, &mut mtu)?;
+    work.way = work.next_hop.way;
+    if let Way::Handoff(interface) = work.way {
+        handoff::note(ctx, interface, tags.count, None)?;
+    }
+    Ok(())
+}
+
+#[inline(never)]
+fn rewrite<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+    let packet = Packet::of_xdp(&XdpContext::new(ctx));
+    translate(&packet, work).ok_or(DropReason::Internal)
+}
+
+/// Translates an error that this host sends or forwards.
+#[inline(always)]
+pub fn translate_on_egress<F: Family>(packet: &Packet, work: &Work<F>) -> Result<(), DropReason> {
+    translate(packet, work).ok_or(DropReason::Internal)
+}
+
+/// A packet that an error quotes.
+#[repr(C)]
+pub struct Quote<F> {
+    ip: Ip<F>,
+    /// Of the flow's direction that goes against it: the one that the error
+    /// itself goes in.
+    key: FlowKey<F>,
+    /// Its transport checksum is quoted too.
+    has_checksum: bool,
+}
+
+/// Reads an error's quote. Eight bytes of transport header are enough, and all
+/// that RFC 792 promises.
+#[inline(always)]
+fn read_quote<F: Family>(
+    packet: &Packet,
+    ip: &Ip<F>,
+    kind: u8,
+    quote: &mut Quote<F>,
+) -> Option<()> {
+    if !F::is_error(kind) {
+        return None;
+    }
+    let quoted = F::parse_quoted(packet, ip.payload() + HEADER).ok()?;
+    let end = ip.payload() + usize::from(ip.payload_length);
+    let is_ours = quoted.source == ip.destination
+        && matches!(quoted.protocol, TCP | UDP)
+        && quoted.fragment.part != Part::Later
+        && quoted.payload() + 8 <= end;
+    if !is_ours {
+        return None;
+    }
+    let [source_port, destination_port]: [Be16; 2] = packet.read(quoted.payload())?;
+    let endpoints = Endpoints {
+        source: quoted.source,
+        destination: quoted.destination,
+        source_port,
+        destination_port,
+    };
+    quote.has_checksum =
+        quoted.protocol == UDP || quoted.payload() + nat::TCP_CHECKSUM + size_of::<u16>() <= end;
+    quote.key = FlowKey::new(endpoints.reversed(), quoted.protocol);
+    quote.ip = quoted;
+    Some(())
+}
+
+/// The error's own addresses on its way. Its source stays, a router's mostly,
+/// unless the flow hides what is behind it.
+#[inline(always)]
+fn outer<F: Family>(work: &Work<F>) -> Endpoints<F> {
+    let to = &work.flow.rewrite;
+    let hidden = to.source != work.quote.key.endpoints.source;
+    Endpoints {
+        source: if hidden {
+            to.source
+        } else {
+            work.parsed.ip.source
+        },
+        destination: to.destination,
+        ..Endpoints::default()
+    }
+}
+
+/// Makes the quote what the error's receiver has sent, and sends the error
+/// there. Every checksum is mended, the quoted ones too.
+#[inline(always)]
+fn translate<F: Family>(packet: &Packet, work: &Work<F>) -> Option<()> {
+    let (ip, quote, flow, outer) = (&work.parsed.ip, &work.quote, &work.flow, outer(work));
+    let (from, to) = (quote.key.endpoints.reversed(), flow.rewrite.reversed());
+    let transport = nat::delta(&from, &to);
+    // What changes in the message, for its own checksum.
+    let mut changes = transport;
+    if quote.has_checksum {
+        let (before, after) = nat::mend(packet, quote.ip.protocol, quote.ip.payload(), transport)?;
+        changes = changes.word(before, after);
+    }
+    nat::write_ports(packet, quote.ip.payload(), &to)?;
+    let before = F::header_checksum(packet, quote.ip.network())?;
+    F::rewrite_header(packet, quote.ip.network(), &to, quote.ip.time_to_live)?;
+    changes = changes.word(before, F::header_checksum(packet, quote.ip.network())?);
+    if F::ICMP_PSEUDO_HEADER {
+        changes = ip.source.replace(outer.source, changes);
+        changes = ip.destination.replace(outer.destination, changes);
+    }
+    let at = ip.payload() + CHECKSUM;
+    packet.write(at, changes.apply(packet.read(at)?))?;
+    F::rewrite_header(packet, ip.network(), &outer, ip.time_to_live)
+}
+
+/// Answers an echo request to an address that no interface has.
+#[inline(never)]
+pub fn echo<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+    let ctx = &XdpContext::new(ctx);
+    write_reply(&Packet::of_xdp(ctx), &work.parsed.ip).ok_or(DropReason::Internal)?;
+    work.way = transmit::back(ctx, &work.parsed.tags).ok_or(DropReason::EchoAnswered)?;
+    Ok(())
+}
+
+/// Turns the request around. Its checksum doesn't notice the addresses, which
+/// only change places.
+#[inline(always)]
+fn write_reply<F: Family>(packet: &Packet, ip: &Ip<F>) -> Option<()> {
+    let at = ip.payload() + CHECKSUM;
+    let word = |kind| u16::from_ne_bytes([kind, 0]);
+    let change = Delta::NONE.word(word(F::ECHO_REQUEST), word(F::ECHO_REPLY));
+    packet.write(at, change.apply(packet.read(at)?))?;
+    packet.write(ip.payload(), F::ECHO_REPLY)?;
+    let back = Endpoints {
+        source: ip.destination,
+        destination: ip.source,
+        ..Endpoints::default()
+    };
+    F::rewrite_header(packet, ip.network(), &back, TIME_TO_LIVE)
+}
+
+/// Makes a packet that was too big for its way an error about itself, which
+/// tells its sender how much fits, as often as a router may tell.
+#[inline(never)]
+pub fn too_big<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+    let ctx = &XdpContext::new(ctx);
+    let (ip, tags) = (&work.parsed.ip, &work.parsed.tags);
+    let may_be_told = work.mtu != 0 && ip.protocol != F::ICMP && ip.fragment.part != Part::Later;
+    if !may_be_told || !limit::icmp_error(Clock::now().now) {
+        return Err(DropReason::TooBig);
+    }
+    let packet = link::grow(ctx, tags, F::HEADER + HEADER, F::ETHERTYPE)?;
+    let length = ip.network() + F::HEADER + HEADER + QUOTED;
+    let surplus = packet
+        .whole_length()
+        .checked_sub(length)
+        .ok_or(DropReason::TooBig)?;
+    // SAFETY: `ctx` is this program's own context.
+    if unsafe { bpf_xdp_adjust_tail(ctx.ctx, -(surplus as i32)) } != 0 {
+        return Err(DropReason::TooBig);
+    }
+    write_too_big(&Packet::of_xdp(ctx), ip, work.mtu).ok_or(DropReason::TooBig)?;
+    work.way = transmit::back(ctx, tags).ok_or(DropReason::TooBig)?;
+    Ok(())
+}
+
+#[inline(always)]
+fn write_too_big<F: Family>(packet: &Packet, ip: &Ip<F>, mtu: u16) -> Option<()> {
+    let header = NewHeader {
+        source: ip.destination,
+        destination: ip.source,
+        protocol: F::ICMP,
+        type_of_service: 0,
+        time_to_live: TIME_TO_LIVE,
+        whole: true,
+        payload_length: (HEADER + QUOTED) as u16,
+        flow_label: 0,
+    };
+    let at = ip.network() + F::HEADER;
+    let quoted = packet.at::<[u8; QUOTED]>(at + HEADER)?;
+    let nothing = core::ptr::null_mut();
+    // SAFETY: `quoted` points to QUOTED bytes of the packet, which `at` checked.
+    let sum = unsafe { bpf_csum_diff(nothing, 0, quoted.cast(), QUOTED as u32, 0) };
+    let kind = u16::from_ne_bytes(F::TOO_BIG);
+    let mtu = Be16::new(mtu).raw();
+    let mut check = Delta::NONE.add_sum(sum as u32).add(kind).add(mtu);
+    if F::ICMP_PSEUDO_HEADER {
+        let length = header.payload_length;
+        check = F::pseudo_header(header.source, header.destination, F::ICMP, length)
+            .add_sum(sum as u32)
+            .add(kind)
+            .add(mtu);
+    }
+    packet.write(at, [kind, check.finish(), 0, mtu])?;
+    F::write_header(packet, ip.network(), &header)
+}

@@ -1,0 +1,184 @@
+//! The IPv6 header and its extension headers (RFC 8200).
+
+use lb_common::{
+    Be16, Ipv6,
+    counters::DropReason,
+    limits::{MAX_EXTENSION_BYTES, MAX_EXTENSION_HEADERS},
+};
+use network_types::ip::Ipv6Hdr;
+
+use super::{Fragment, Ip, Part};
+use crate::packet::{Packet, opaque};
+
+/// Extension headers (IANA protocol numbers).
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+/// All that may stand in a chain: authentication, mobility, HIP and shim6 too,
+/// which end it for us. ESP and "no next header" end it for everyone and are
+/// just other protocols.
+const EXTENSIONS: [u8; 8] = [
+    HOP_BY_HOP,
+    ROUTING,
+    FRAGMENT,
+    DESTINATION_OPTIONS,
+    51,
+    135,
+    139,
+    140,
+];
+
+const MORE_FRAGMENTS: u16 = 1;
+const OFFSET: u16 = 0xFFF8;
+
+#[inline(always)]
+pub fn parse(packet: &Packet, network: usize) -> Result<Ip<Ipv6>, DropReason> {
+    let header = Header::read(packet, network)?;
+    let length = header.length();
+    // A longer one is a jumbogram's or the kernel's own; none comes from a wire.
+    if length > usize::from(u16::MAX) || !packet.holds(network + length) {
+        return Err(DropReason::BadTotalLength);
+    }
+    header.ip(packet, network, length as u16)
+}
+
+/// Parses the header of a packet that an ICMP message quotes, and that may end
+/// anywhere behind it.
+#[inline(always)]
+pub fn parse_quoted(packet: &Packet, network: usize) -> Result<Ip<Ipv6>, DropReason> {
+    let header = Header::read(packet, network)?;
+    let length = header.length().min(usize::from(u16::MAX));
+    header.ip(packet, network, length as u16)
+}
+
+/// The fixed header, as words that lie in memory as on the wire.
+struct Header([u16; Ipv6Hdr::LEN / 2]);
+
+impl Header {
+    #[inline(always)]
+    fn read(packet: &Packet, network: usize) -> Result<Self, DropReason> {
+        let header = Self(packet.read_words(network).ok_or(DropReason::Truncated)?);
+        if header.word(0) >> 12 != 6 {
+            return Err(DropReason::BadIpHeader);
+        }
+        Ok(header)
+    }
+
+    #[inline(always)]
+    fn word(&self, index: usize) -> u16 {
+        u16::from_be(self.0[index])
+    }
+
+    /// Of the whole packet.
+    #[inline(always)]
+    fn length(&self) -> usize {
+        Ipv6Hdr::LEN + usize::from(self.word(2))
+    }
+
+    #[inline(always)]
+    fn address(&self, first: usize) -> Ipv6 {
+        let long = |at: usize| u32::from(self.0[at]) | u32::from(self.0[at + 1]) << 16;
+        Ipv6::from_words([
+            long(first),
+            long(first + 2),
+            long(first + 4),
+            long(first + 6),
+        ])
+    }
+
+    #[inline(always)]
+    fn ip(&self, packet: &Packet, network: usize, length: u16) -> Result<Ip<Ipv6>, DropReason> {
+        let next = (self.word(3) >> 8) as u8;
+        let mut chain = Chain {
+            protocol: next,
+            payload: network + Ipv6Hdr::LEN,
+            fragment: Fragment {
+                part: Part::Whole,
+                identification: 0,
+            },
+        };
+        if EXTENSIONS.contains(&next) {
+            walk(packet, &mut chain)?;
+        }
+        let headers = chain.payload - network;
+        if headers > usize::from(length) {
+            return Err(DropReason::BadTotalLength);
+        }
+        Ok(Ip {
+            source: self.address(4),
+            destination: self.address(12),
+            protocol: chain.protocol,
+            type_of_service: (self.word(0) >> 4) as u8,
+            time_to_live: self.word(3) as u8,
+            length,
+            network: network as u16,
+            payload: chain.payload as u16,
+            payload_length: length - headers as u16,
+            fragment: chain.fragment,
+            whole: true,
+        })
+    }
+}
+
+/// What the extension headers lead to.
+struct Chain {
+    protocol: u8,
+    payload: usize,
+    fragment: Fragment,
+}
+
+/// Follows the chain. A function of its own, for few packets have one.
+#[inline(never)]
+fn walk(packet: &Packet, chain: &mut Chain) -> Result<(), DropReason> {
+    let start = chain.payload;
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        let length = match chain.protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
+                let [_, units]: [u8; 2] = packet
+                    .read(opaque(chain.payload))
+                    .ok_or(DropReason::Truncated)?;
+                (usize::from(units) + 1) * 8
+            }
+            FRAGMENT => {
+                chain.fragment = fragment(packet, opaque(chain.payload))?;
+                8
+            }
+            protocol if EXTENSIONS.contains(&protocol) => {
+                return Err(DropReason::ExtensionHeaders);
+            }
+            _ => return Ok(()),
+        };
+        chain.protocol = packet
+            .read(opaque(chain.payload))
+            .ok_or(DropReason::Truncated)?;
+        chain.payload += length;
+        // Behind a later fragment's header comes the middle of a datagram.
+        if chain.fragment.part == Part::Later {
+            return Ok(());
+        }
+        if chain.payload > start + MAX_EXTENSION_BYTES {
+            return Err(DropReason::ExtensionHeaders);
+        }
+    }
+    if EXTENSIONS.contains(&chain.protocol) {
+        return Err(DropReason::ExtensionHeaders);
+    }
+    Ok(())
+}
+
+/// A fragment header that says "all of it" is none (RFC 6946).
+#[inline(always)]
+fn fragment(packet: &Packet, at: usize) -> Result<Fragment, DropReason> {
+    let bits: Be16 = packet.read(at + 2).ok_or(DropReason::Truncated)?;
+    let identification: u32 = packet.read(at + 4).ok_or(DropReason::Truncated)?;
+    let part = match (bits.get() & OFFSET, bits.get() & MORE_FRAGMENTS) {
+        (0, 0) => Part::Whole,
+        (0, _) => Part::First,
+        _ => Part::Later,
+    };
+    Ok(Fragment {
+        part,
+        identification,
+    })
+}

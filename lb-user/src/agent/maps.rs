@@ -1,0 +1,131 @@
+//! The maps: writing what they should hold, sweeping what is over.
+
+use std::{collections::BTreeMap, io};
+
+use tracing::{error, info, warn};
+
+use super::{Agent, targets::availability};
+use crate::{
+    dataplane::Swept,
+    reconcile::{self, Balance, Change, Inputs, Problem},
+};
+
+impl Agent {
+    /// Brings the maps to what they should hold. What can't be written now is
+    /// tried again at the next change.
+    pub(super) fn reconcile(&mut self) {
+        if let Err(error) = self.write_maps() {
+            error!(error = format!("{error:#}"), "could not write the maps");
+        }
+    }
+
+    pub(super) fn write_maps(&mut self) -> anyhow::Result<()> {
+        for run in reconcile::runs(&self.changes()) {
+            self.apply(run)?;
+        }
+        Ok(())
+    }
+
+    /// Thousands of tables take seconds: signals and requests come between.
+    pub(super) async fn write_first_maps(&mut self) -> anyhow::Result<()> {
+        for run in reconcile::runs(&self.changes()) {
+            self.apply(run)?;
+            self.refuse_requests();
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Who asks before there is anything to tell is told to ask again.
+    fn refuse_requests(&mut self) {
+        while self.requests.try_recv().is_ok() {}
+    }
+
+    fn apply(&mut self, run: &[Change]) -> anyhow::Result<()> {
+        self.dataplane.apply_run(run)?;
+        run.iter().for_each(|change| self.applied.apply(change));
+        Ok(())
+    }
+
+    /// What to change so that the maps hold what they should.
+    fn changes(&mut self) -> Vec<Change> {
+        let attached = self.dataplane.attached();
+        let attached = attached
+            .iter()
+            .map(|(&index, hooks)| (index, hooks.xdp))
+            .collect();
+        self.slow_starts = self.registry.slow_starts(&self.config, self.last_step);
+        let inputs = Inputs {
+            config: &self.config,
+            host: &self.host,
+            attached: &attached,
+            ids: &self.ids,
+            slow_starts: &self.slow_starts,
+            draining: &self.draining,
+            applied: &self.applied,
+        };
+        let desired = reconcile::desired(&inputs, &mut self.tables, |key| {
+            availability(self.registry.get(key))
+        });
+        self.report(&desired.problems);
+        self.balance(desired.balances);
+        reconcile::diff(&self.applied, &desired.state)
+    }
+
+    /// Logs each problem when it comes and when it goes.
+    fn report(&mut self, problems: &[Problem]) {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        for problem in problems
+            .iter()
+            .filter(|problem| !self.problems.contains(problem))
+        {
+            warn!(problem, "this doesn't work");
+        }
+        for problem in self
+            .problems
+            .iter()
+            .filter(|problem| !problems.contains(problem))
+        {
+            info!(problem, "this works again");
+        }
+        self.problems = problems;
+    }
+
+    /// Takes note of how flows are spread from now on, and logs where that
+    /// begins or ends to be over all targets.
+    fn balance(&mut self, balances: BTreeMap<String, Balance>) {
+        let before = std::mem::replace(&mut self.balances, balances);
+        for (group, now) in &self.balances {
+            let was_open = before.get(group).is_some_and(|before| before.fail_open);
+            let (healthy, targets) = (now.healthy, now.targets);
+            match (was_open, now.fail_open) {
+                (false, true) => warn!(
+                    group,
+                    healthy, targets, "too few healthy targets: new flows go to all of them"
+                ),
+                (true, false) => info!(
+                    group,
+                    healthy, targets, "enough healthy targets: new flows go to them only"
+                ),
+                _ => {}
+            }
+        }
+    }
+
+    /// Sweeps the flow table on a thread of its own; it may take seconds.
+    pub(super) fn sweep(&mut self) {
+        match self.dataplane.sweep() {
+            Ok(sweep) => self
+                .sweep
+                .start(tokio::task::spawn_blocking(move || sweep.run())),
+            Err(error) => warn!(%error, "could not sweep the flow table"),
+        }
+    }
+
+    pub(super) fn swept(&mut self, result: io::Result<Swept>) {
+        match result {
+            Ok(swept) => self.swept = swept,
+            Err(error) => warn!(%error, "could not sweep the flow table"),
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Who is registered as a target, and who is on the way out: a state machine
+//! over the configuration, the results of checks and the time. Pure.
+//!
+//! A target that the configuration doesn't have any more, or whose group no
+//! listener uses any more, drains: it gets no new flow, and its flows go on
+//! until the deregistration delay of its group is over. If it comes back before
+//! that, it is what it was.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant, SystemTime},
+};
+
+use crate::{
+    config::Config,
+    health::{Health, Outcome, TargetHealth, Thresholds, Transition},
+    reconcile::TargetKey,
+    slow_start,
+};
+
+/// The present time: as people read it, and as it can't be set back.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    pub wall: SystemTime,
+    pub steady: Instant,
+}
+
+impl Now {
+    #[must_use]
+    pub fn read() -> Self {
+        Self {
+            wall: SystemTime::now(),
+            steady: Instant::now(),
+        }
+    }
+}
+
+/// Every target that is configured or draining.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    targets: BTreeMap<TargetKey, Registered>,
+}
+
+/// One target.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    pub health: TargetHealth,
+    /// As last configured.
+    pub weight: u16,
+    /// Its group's deregistration delay, as last configured.
+    delay: Duration,
+    /// When its flows end, while it drains.
+    pub ends: Option<Instant>,
+    /// It was registered when others of its group were in use already. Those
+    /// that start together have nobody to spare them.
+    joined: bool,
+    /// When its slow start began, if it is healthy and had one.
+    healthy_since: Option<Instant>,
+}
+
+/// What came of a new configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registration {
+    /// Of targets that were there before.
+    pub transitions: Vec<(TargetKey, Transition)>,
+    /// Draining targets whose flows end now, since the configured targets need
+    /// their ids.
+    pub displaced: Vec<TargetKey>,
+}
+
+impl Registry {
+    #[must_use]
+    pub fn get(&self, key: &TargetKey) -> Option<&Registered> {
+        self.targets.get(key)
+    }
+
+    /// Targets that drain, in order.
+    pub fn draining(&self) -> impl Iterator<Item = (&TargetKey, &Registered)> {
+        self.targets
+            .iter()
+            .filter(|(_, target)| target.ends.is_some())
+    }
+
+    /// When [`expire`](Self::expire) has something to do.
+    #[must_use]
+    pub fn next_end(&self) -> Option<Instant> {
+        self.targets.values().filter_map(|target| target.ends).min()
+    }
+
+    /// Applies a configuration.
+    pub fn register(&mut self, config: &Config, now: Now) -> Registration {
+        let mut done = Registration::default();
+        let configured: BTreeSet<TargetKey> = TargetKey::all(config).collect();
+        let in_use = self.groups_in_use();
+        for (index, group) in config.target_groups.iter().enumerate() {
+            let used = config.listeners.iter().any(|l| l.target_group == index);
+            for target in &group.targets {
+                let key = TargetKey::new(group, target);
+                let is_new = !self.targets.contains_key(&key);
+                let registered = self
+                    .targets
+                    .entry(key.clone())
+                    .or_insert_with(|| Registered::new(now));
+                registered.weight = target.weight;
+                registered.delay = group.deregistration_delay;
+                if registered.health.health == Health::Unused {
+                    registered.joined = in_use.contains(&group.name);
+                }
+                let transition = registered.set_used(used, now);
+                if let Some(transition) = transition.filter(|_| !is_new) {
+                    done.transitions.push((key, transition));
+                }
+            }
+        }
+        self.remove(config, &configured, now, &mut done);
+        self.make_room(config, &configured, &mut done);
+        done
+    }
+
+    /// Takes note of how long a target's last check took.
+    pub fn took(&mut self, key: &TargetKey, latency: Duration) {
+        if let Some(target) = self.targets.get_mut(key) {
+            target.health.latency = Some(latency);
+        }
+    }
+
+    /// Applies a check's result.
+    pub fn observe(
+        &mut self,
+        key: &TargetKey,
+        outcome: &Outcome,
+        thresholds: Thresholds,
+        now: Now,
+    ) -> Option<Transition> {
+        let target = self.targets.get_mut(key)?;
+        let change = target.health.observe(outcome, now.wall, thresholds)?;
+        let is_slow = change.from != Health::Initial || target.joined;
+        let begins = change.to == Health::Healthy && is_slow;
+        target.healthy_since = begins.then_some(now.steady);
+        Some(change)
+    }
+
+    /// Targets that start slowly, and the [parts](slow_start::PARTS) of their
+    /// weight that they have.
+    #[must_use]
+    pub fn slow_starts(&self, config: &Config, now: Instant) -> BTreeMap<TargetKey, u16> {
+        let mut parts = BTreeMap::new();
+        for group in &config.target_groups {
+            let Some(time) = group.slow_start else {
+                continue;
+            };
+            for key in group.targets.iter().map(|it| TargetKey::new(group, it)) {
+                let since = self.get(&key).and_then(|target| target.healthy_since);
+                let has = since.map(|since| slow_start::parts(since, now, time));
+                if let Some(has) = has.filter(|has| *has < slow_start::PARTS) {
+                    parts.insert(key, has);
+                }
+            }
+        }
+        parts
+    }
+
+    fn groups_in_use(&self) -> BTreeSet<String> {
+        let targets = self.targets.iter();
+        targets
+            .filter(|(_, target)| target.health.health != Health::Unused)
+            .map(|(key, _)| key.group.clone())
+            .collect()
+    }
+
+    /// Ends the drains whose time is over, and says whose. A target that is
+    /// still configured, in a group without a listener, is unused from then on.
+    pub fn expire(&mut self, config: &Config, now: Now) -> Vec<TargetKey> {
+        let is_over = |target: &Registered| target.ends.is_some_and(|end| end <= now.steady);
+        let configured: BTreeSet<TargetKey> = TargetKey::all(config).collect();
+        let over: Vec<TargetKey> = self
+            .targets
+            .iter()
+            .filter(|(_, target)| is_over(target))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in &over {
+            match self.targets.get_mut(key) {
+                Some(target) if configured.contains(key) => {
+                    target.ends = None;
+                    target.health.set_unused(now.wall);
+                }
+                _ => {
+                    self.targets.remove(key);
+                }
+            }
+        }
+        over
+    }
+
+    /// Drains what isn't configured any more.
+    fn remove(
+        &mut self,
+        config: &Config,
+        configured: &BTreeSet<TargetKey>,
+        now: Now,
+        done: &mut Registration,
+    ) {
+        let delays: BTreeMap<&str, Duration> = config
+            .target_groups
+            .iter()
+            .map(|group| (group.name.as_str(), group.deregistration_delay))
+            .collect();
+        self.targets.retain(|key, target| {
+            if configured.contains(key) {
+                return true;
+            }
+            if let Some(&delay) = delays.get(key.group.as_str()) {
+                target.delay = delay;
+            }
+            let transition = target.drain(now);
+            done.transitions
+                .extend(transition.map(|it| (key.clone(), it)));
+            target.ends.is_some()
+        });
+    }
+
+    /// Ends the drains that are the nearest to their end, as many as ids are
+    /// missing.
+    fn make_room(
+        &mut self,
+        config: &Config,
+        configured: &BTreeSet<TargetKey>,
+        done: &mut Registration,
+    ) {
+        let capacity = config.capacity.targets as usize;
+        let missing = self.targets.len().saturating_sub(capacity);
+        let mut going: Vec<(Option<Instant>, TargetKey)> = self
+            .draining()
+            .filter(|(key, _)| !configured.contains(key))
+            .map(|(key, target)| (target.ends, key.clone()))
+            .collect();
+        going.sort();
+        for (_, key) in going.into_iter().take(missing) {
+            self.targets.remove(&key);
+            done.displaced.push(key);
+        }
+    }
+}
+
+impl Registered {
+    /// Whether its health is to be checked.
+    #[must_use]
+    pub fn is_checked(&self) -> bool {
+        !matches!(self.health.health, Health::Draining | Health::Unused)
+    }
+
+    /// One that nothing uses yet.
+    fn new(now: Now) -> Self {
+        let mut health = TargetHealth::new(now.wall);
+        health.set_unused(now.wall);
+        Self {
+            health,
+            weight: 0,
+            delay: Duration::ZERO,
+            ends: None,
+            joined: false,
+            healthy_since: None,
+        }
+    }
+
+    /// Configured, in a group that a listener uses or that none does.
+    fn set_used(&mut self, used: bool, now: Now) -> Option<Transition> {
+        if used {
+            self.ends = None;
+            return self.health.resume(now.wall);
+        }
+        let drained = self.drain(now);
+        if self.ends.is_some() {
+            return drained;
+        }
+        self.health.set_unused(now.wall)
+    }
+
+    /// Begins to drain, unless it does already or no flow may go on.
+    fn drain(&mut self, now: Now) -> Option<Transition> {
+        let unused = self.health.health == Health::Unused;
+        if self.ends.is_some() || unused || self.delay.is_zero() {
+            return None;
+        }
+        self.ends = Some(now.steady + self.delay);
+        self.health.drain(now.wall)
+    }
+}
+
+#[cfg(test)]
+mod tests;

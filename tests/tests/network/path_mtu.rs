@@ -1,0 +1,141 @@
+//! Packets that are too big for a hop: whoever sends them is told, through the
+//! balancer, and transfers finish.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, ensure};
+use xlb_tests::{
+    netns::Namespace,
+    topology::{BALANCER, FAR_CLIENT, FREE, Family, Far, Peers, Place, Topology},
+    tunnel::Encapsulation,
+};
+
+use super::{
+    dsr::{Dsr, Way},
+    scenario::{MEDIUM, Mode, SMALL, Setup},
+};
+
+/// Of the hop between router and client.
+const NARROW: u16 = 1300;
+
+/// The MTU of a path, as a host knows it; `None` if it was told of none.
+fn known_mtu(host: &Namespace, to: IpAddr, from: Option<IpAddr>) -> Result<Option<u16>> {
+    let from = from.map_or(String::new(), |from| format!("from {from}"));
+    let route = host.ip(&format!("route get {to} {from}"))?;
+    let mut words = route.split_whitespace();
+    words.find(|word| *word == "mtu");
+    Ok(words.next().map(str::parse).transpose()?)
+}
+
+fn expect_mtu(host: &Namespace, to: IpAddr, from: Option<IpAddr>, mtu: u16) -> Result<()> {
+    let known = known_mtu(host, to, from)?;
+    ensure!(
+        known == Some(mtu),
+        "the path to {to} has an MTU of {known:?}"
+    );
+    Ok(())
+}
+
+/// A download past a hop that full-sized packets don't fit through.
+fn download_by_nat(family: Family, mode: Mode) -> Result<()> {
+    let remote = if mode == Mode::Local { 0 } else { 1 };
+    let mut topology = Topology::switched(remote, Peers::TakeXdp, Far::Client)?;
+    topology.narrow(NARROW)?;
+    if mode == Mode::Local {
+        topology.targets = vec![Place {
+            namespace: topology.balancer.clone(),
+            address: Family::V4.at(BALANCER, 8081),
+        }];
+    }
+    topology.speak(family);
+    let setup = Setup::in_family(family, mode, 1);
+    let config = setup.config(&topology);
+    let scenario = setup.start_with(topology, &config)?;
+    scenario.download(MEDIUM)?;
+
+    // The server's host learnt it: of the address that it knows the client by.
+    let server = &scenario.topology.targets[0].namespace;
+    let client = match mode {
+        Mode::Local => FAR_CLIENT,
+        _ => BALANCER,
+    };
+    expect_mtu(server, family.of(client), None, NARROW)
+}
+
+#[test]
+fn download_source_nat_v4() -> Result<()> {
+    download_by_nat(Family::V4, Mode::OneArm)
+}
+
+#[test]
+fn download_source_nat_v6() -> Result<()> {
+    download_by_nat(Family::V6, Mode::OneArm)
+}
+
+#[test]
+fn download_local_v4() -> Result<()> {
+    download_by_nat(Family::V4, Mode::Local)
+}
+
+#[test]
+fn download_local_v6() -> Result<()> {
+    download_by_nat(Family::V6, Mode::Local)
+}
+
+/// The router's message is for the listener's address, which the balancer
+/// has: it must get to the target that the flow is at.
+fn download_by_dsr(way: Way) -> Result<()> {
+    let dsr = Dsr::start_with(way, 2, Far::Client, |topology, _| topology.narrow(NARROW))?;
+    dsr.scenario.download(MEDIUM)?;
+    let (client, vip) = (way.inner.of(FAR_CLIENT), way.inner.of(FREE));
+    let targets = dsr.scenario.topology.targets.iter();
+    let told = targets
+        .map(|place| known_mtu(&place.namespace, client, Some(vip)))
+        .collect::<Result<Vec<_>>>()?;
+    ensure!(
+        told.iter().flatten().eq([&NARROW]),
+        "not the one target was told: {told:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn download_dsr_ipip_v4() -> Result<()> {
+    download_by_dsr(Way::by(Encapsulation::Ipip, Family::V4, Family::V4))
+}
+
+#[test]
+fn download_dsr_ipip_v6() -> Result<()> {
+    download_by_dsr(Way::by(Encapsulation::Ipip, Family::V6, Family::V6))
+}
+
+#[test]
+fn download_dsr_direct_v4() -> Result<()> {
+    download_by_dsr(Way::plain(Family::V4))
+}
+
+/// The client is told by xlb what fits into the tunnel.
+fn upload_by_dsr(way: Way) -> Result<()> {
+    let dsr = Dsr::start(way, 1, Far::Nobody)?;
+    dsr.scenario.upload(SMALL)?;
+    let vip = way.inner.of(FREE);
+    let fits = 1500 - way.overhead();
+    expect_mtu(&dsr.scenario.topology.client, vip, None, fits)?;
+    ensure!(dsr.scenario.drops("too_big")? > 0, "nothing was too big");
+    Ok(())
+}
+
+#[test]
+fn upload_dsr_ipip_v4() -> Result<()> {
+    upload_by_dsr(Way::by(Encapsulation::Ipip, Family::V4, Family::V4))
+}
+
+#[test]
+fn upload_dsr_ipip_6in4() -> Result<()> {
+    upload_by_dsr(Way::by(Encapsulation::Ipip, Family::V6, Family::V4))
+}
+
+#[test]
+fn upload_dsr_geneve_v6() -> Result<()> {
+    upload_by_dsr(Way::by(Encapsulation::Geneve, Family::V6, Family::V6))
+}

@@ -1,0 +1,174 @@
+//! Fragments: the first finds or begins the flow, the later ones follow it.
+
+use lb_common::{counters::DropReason, listener::VipEntry};
+use lb_user::reconcile::Change;
+
+use super::{
+    builder::{ACK, DESTINATION_OPTIONS, Frame, HOP_BY_HOP, SYN, Transport, options, transport},
+    ends::{Ends, Mode},
+    lab::{Hook, Lab, Verdict},
+    net::{NETS, V6},
+    step::{Counts, Step, rewritten, untouched},
+};
+
+/// Large enough to be split.
+fn long(frame: Frame) -> Frame {
+    frame.with(|f| f.payload = (0..90).collect())
+}
+
+fn request(ends: &Ends, flags: u8) -> Frame {
+    long(ends.request(ends.transport(flags)))
+}
+
+/// A step of a request that goes its flow's way.
+fn follows(ends: &Ends, input: &Frame, counts: Counts) -> Step {
+    let output = ends.sent(input);
+    let (hook, verdict) = (Hook::Eth0, ends.verdict());
+    rewritten(ends.what(), hook, input, verdict, &output, counts)
+}
+
+#[test]
+fn later_fragments_go_where_the_first_went() {
+    let mut lab = Lab::new();
+    for ends in Ends::all(0) {
+        ends.claim(&mut lab);
+        let first_id = 1 + ends.id;
+        // Of the datagram that begins the flow, and of the next one.
+        for (n, flags) in [(0, SYN), (100, ACK)] {
+            let whole = request(&ends, flags).with(|f| f.identification = n + first_id);
+            let [first, last] = whole.split(40);
+            let [_, middle] = whole.split(48);
+            let counts = if n == 0 {
+                Counts::new_flow(ends.ids(), &first)
+            } else {
+                Counts::forward(ends.ids(), &first)
+            };
+            lab.check(&follows(&ends, &first, counts));
+            for later in [last, middle] {
+                let counts = Counts::forward(ends.ids(), &later);
+                lab.check(&follows(&ends, &later, counts));
+            }
+        }
+        let whole = long(ends.reply(ends.transport(ACK)));
+        for piece in whole.with(|f| f.identification = 7).split(40) {
+            let output = ends.restored(&piece);
+            let counts = Counts::reply(ends.ids(), &piece);
+            let (hook, verdict) = (ends.reply_hook(), ends.verdict());
+            lab.check(&rewritten(
+                ends.what(),
+                hook,
+                &piece,
+                verdict,
+                &output,
+                counts,
+            ));
+        }
+    }
+}
+
+/// A later fragment isn't told apart from one whose first hasn't come.
+#[test]
+fn one_whose_first_is_not_known() {
+    let mut lab = Lab::new();
+    for ends in Ends::all(0).filter(|ends| ends.mode == Mode::SourceNat) {
+        let id = 100 + ends.id;
+        let whole = request(&ends, SYN).with(|f| f.identification = id);
+        let [first, last] = whole.split(40);
+        let transport = transport(!ends.udp, SYN);
+        let [_, other_protocol] = whole.clone().with(|f| f.transport = transport).split(40);
+        let strangers = [
+            ("before", last.clone()),
+            (
+                "another id",
+                last.clone().with(|f| f.identification = id + 50),
+            ),
+            ("another protocol", other_protocol),
+            (
+                "another source",
+                last.clone().with(|f| f.source.0 = ends.net.router),
+            ),
+        ];
+        for (turn, (what, stranger)) in strangers.into_iter().enumerate() {
+            for (flags, reason, verdict) in [
+                (VipEntry::OWNED, DropReason::FragmentOrder, Verdict::Drop),
+                (0, DropReason::Fragment, Verdict::Pass),
+            ] {
+                lab.apply(Change::SetVip(ends.vip.0, VipEntry { flags }));
+                let what = format!("{what}, {}", ends.what());
+                let counts = Counts::reason(reason);
+                let bytes = stranger.bytes();
+                lab.check(&untouched(what, Hook::Eth0, bytes, verdict, counts));
+            }
+            if turn == 0 {
+                ends.claim(&mut lab);
+                let counts = Counts::new_flow(ends.ids(), &first);
+                lab.check(&follows(&ends, &first, counts));
+            }
+        }
+        let counts = Counts::forward(ends.ids(), &last);
+        lab.check(&follows(&ends, &last, counts));
+    }
+}
+
+#[test]
+fn a_later_fragment_of_the_hosts_own_is_left_alone() {
+    let mut lab = Lab::new();
+    for net in NETS {
+        let ends = Ends::new(net, Mode::Local, true, 0);
+        let other = long(ends.request(Transport::Udp)).with(|f| f.destination.1 = 54);
+        for (piece, reason) in other
+            .split(40)
+            .into_iter()
+            .zip([DropReason::NotOurs, DropReason::Fragment])
+        {
+            let counts = Counts::reason(reason);
+            let (hook, bytes) = (Hook::Eth0, piece.bytes());
+            lab.check(&untouched("in", hook, bytes, Verdict::Pass, counts));
+        }
+        for piece in long(ends.reply(Transport::Udp)).split(40) {
+            let (hook, bytes) = (Hook::Egress, piece.bytes());
+            let counts = Counts::none();
+            lab.check(&untouched("out", hook, bytes, Verdict::Pass, counts));
+        }
+    }
+}
+
+/// A first fragment must hold the whole transport header.
+#[test]
+fn a_first_fragment_without_a_whole_header() {
+    let mut lab = Lab::new();
+    for net in NETS {
+        let tcp = Ends::new(net, Mode::Local, false, 0);
+        let [first, _] = request(&tcp, SYN).split(16);
+        let counts = Counts::reason(DropReason::BadTcpHeader);
+        let (hook, bytes) = (Hook::Eth0, first.bytes());
+        lab.check(&untouched(net.name, hook, bytes, Verdict::Pass, counts));
+        let udp = Ends::new(net, Mode::Local, true, 0);
+        let [first, _] = request(&udp, SYN).split(8);
+        let counts = Counts::new_flow(udp.ids(), &first);
+        lab.check(&follows(&udp, &first, counts));
+    }
+}
+
+/// Behind extension headers, which each fragment repeats.
+#[test]
+fn fragments_behind_extension_headers() {
+    let mut lab = Lab::new();
+    for ends in Ends::all(0).filter(|ends| ends.net == V6) {
+        ends.claim(&mut lab);
+        let whole = request(&ends, SYN).with(|f| {
+            f.identification = 0xFEDC_BA98;
+            f.extensions = vec![options(HOP_BY_HOP, 1), options(DESTINATION_OPTIONS, 2)];
+        });
+        let [first, last] = whole.split(40);
+        let counts = Counts::new_flow(ends.ids(), &first);
+        lab.check(&follows(&ends, &first, counts));
+        let counts = Counts::forward(ends.ids(), &last);
+        lab.check(&follows(&ends, &last, counts));
+        // Only half of the id is the same.
+        let other = last.with(|f| f.identification = 0xBA98);
+        let counts = Counts::reason(DropReason::Fragment);
+        let (hook, verdict) = (Hook::Eth0, Verdict::Pass);
+        lab.check(&untouched("id", hook, other.bytes(), verdict, counts));
+    }
+}

@@ -1,0 +1,165 @@
+//! Flows that end because nothing comes any more.
+
+use std::{thread::sleep, time::Duration};
+
+use lb_common::{counters::DropReason, settings::Settings};
+use lb_user::reconcile::Change;
+
+use super::{
+    builder::{ACK, FIN, Frame, RST, SYN, Transport},
+    flows::{client, handshake, source_port, target},
+    lab::{CLIENT, Hook, Lab, NAT_VIP, SETTINGS, SOURCE, TARGET, Verdict},
+};
+
+const LONG: Settings = Settings {
+    half_open_timeout: 600,
+    established_timeout: 600,
+    closing_timeout: 600,
+    udp_timeout: 600,
+    ..SETTINGS
+};
+
+/// A packet from the client (true) or from the target.
+type Packet = (Transport, bool);
+
+const fn from_client(flags: u8) -> Packet {
+    (Transport::Tcp(flags), true)
+}
+
+const fn from_target(flags: u8) -> Packet {
+    (Transport::Tcp(flags), false)
+}
+
+const S: Packet = from_client(SYN);
+const SA: Packet = from_target(SYN | ACK);
+const A: Packet = from_client(ACK);
+const F: Packet = from_client(FIN | ACK);
+const FT: Packet = from_target(FIN | ACK);
+const RT: Packet = from_target(RST);
+const D: Packet = (Transport::Udp, true);
+const DT: Packet = (Transport::Udp, false);
+
+/// What has been seen of a flow, and the timeout that it goes by then.
+const STATES: [(&str, &str, &[Packet]); 9] = [
+    ("SYN", "half open", &[S]),
+    ("SYN-ACK", "half open", &[S, SA]),
+    ("reset at once", "closing", &[S, RT]),
+    ("open", "established", &[S, SA, A]),
+    ("half closed", "established", &[S, SA, A, F]),
+    ("closed", "closing", &[S, SA, A, F, FT]),
+    ("reset", "closing", &[S, SA, A, RT]),
+    ("UDP", "half open", &[D]),
+    ("answered UDP", "UDP", &[D, DT, D]),
+];
+
+type Edit = fn(&mut Settings);
+
+const TIMEOUTS: [(&str, Edit); 4] = [
+    ("half open", |s| s.half_open_timeout = 0),
+    ("established", |s| s.established_timeout = 0),
+    ("closing", |s| s.closing_timeout = 0),
+    ("UDP", |s| s.udp_timeout = 0),
+];
+
+/// Runs a flow's packets; what they were rewritten to stays here.
+fn converse(lab: &mut Lab, packets: &[Packet], client_port: u16) {
+    let mut seen = 0;
+    for &(transport, forward) in packets {
+        let udp = transport == Transport::Udp;
+        let (service, port) = if udp { (53, 5300) } else { (80, 8080) };
+        if forward {
+            let frame = Frame::new(transport, (CLIENT, client_port), (NAT_VIP, service));
+            seen = source_port(&lab.run(Hook::Eth0, &frame.bytes()).1);
+        } else {
+            let frame = Frame::new(transport, (TARGET, port), (SOURCE, seen));
+            lab.run(Hook::Eth1, &frame.bytes());
+        }
+    }
+}
+
+fn new_flows(lab: &Lab) -> u64 {
+    let of = |id| lab.dataplane.target_traffic(id).unwrap().new_flows;
+    of(2) + of(3)
+}
+
+/// TCP's client is told that its flow is over, unless it had closed it.
+fn resets(lab: &Lab) -> u64 {
+    let drops = lab.dataplane.drops().unwrap();
+    let reset = drops
+        .iter()
+        .find(|(reason, _)| *reason == DropReason::FlowReset);
+    reset.unwrap().1
+}
+
+/// With all timeouts long but one, only the flows that go by it are over.
+#[test]
+fn each_state_has_its_timeout() {
+    let mut lab = Lab::new();
+    lab.apply(Change::SetSettings(LONG));
+    for id in [2, 3] {
+        lab.target(id, |t| t.last_source_port = 30_000);
+    }
+    let port = |turn: usize, state: usize| (4000 + 100 * turn + state) as u16;
+    for turn in 0..TIMEOUTS.len() {
+        for (n, (_, _, packets)) in STATES.iter().enumerate() {
+            converse(&mut lab, packets, port(turn, n));
+        }
+    }
+    sleep(Duration::from_millis(1_200));
+    for (turn, (timeout, edit)) in TIMEOUTS.into_iter().enumerate() {
+        let mut settings = LONG;
+        edit(&mut settings);
+        lab.apply(Change::SetSettings(settings));
+        for (n, (state, its, packets)) in STATES.iter().enumerate() {
+            let before = new_flows(&lab) + resets(&lab);
+            let next = if packets[0] == D { D } else { A };
+            converse(&mut lab, &[next], port(turn, n));
+            let over = new_flows(&lab) + resets(&lab) > before;
+            assert_eq!(over, *its == timeout, "{state}, without {timeout} timeout");
+        }
+    }
+}
+
+/// A flow is idle when both of its directions are.
+#[test]
+fn a_flow_with_traffic_one_way_goes_on() {
+    let mut lab = Lab::new();
+    lab.apply(Change::SetSettings(Settings {
+        established_timeout: 2,
+        ..LONG
+    }));
+    let port = handshake(&mut lab, 4000);
+    for _ in 0..2 {
+        sleep(Duration::from_millis(1_500));
+        lab.run(Hook::Eth0, &client(ACK, 4000));
+    }
+    let (verdict, _) = lab.run(Hook::Eth1, &target(ACK, port));
+    assert_eq!((verdict, new_flows(&lab)), (Verdict::Redirect, 1));
+}
+
+#[test]
+fn an_idle_flow_is_over() {
+    let mut lab = Lab::new();
+    lab.apply(Change::SetSettings(LONG));
+    handshake(&mut lab, 4000);
+    lab.run(Hook::Eth0, &client(SYN, 5000));
+    // The port range has one port, which 4000 has.
+    lab.target(2, |t| t.last_source_port = 20_001);
+    lab.run(Hook::Eth0, &client(SYN, 5000));
+    assert_eq!(new_flows(&lab), 2);
+    sleep(Duration::from_millis(1_200));
+    lab.apply(Change::SetSettings(Settings {
+        half_open_timeout: 0,
+        ..LONG
+    }));
+    let swept = lab.dataplane.sweep().unwrap().run().unwrap();
+    assert_eq!(
+        (swept.established, swept.half_open, swept.removed),
+        (1, 0, 2)
+    );
+    assert_eq!(swept.by_target[..4], [0, 0, 1, 0]);
+    lab.run(Hook::Eth0, &client(SYN, 5000));
+    sleep(Duration::from_millis(1_200));
+    lab.run(Hook::Eth0, &client(SYN, 5000));
+    assert_eq!(new_flows(&lab), 4, "ended without the sweep");
+}

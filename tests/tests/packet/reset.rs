@@ -1,0 +1,189 @@
+//! The RST that TCP gets whose flow is over.
+
+use std::{thread::sleep, time::Duration};
+
+use lb_common::{counters::DropReason, settings::Settings, target::TargetEntry};
+use lb_user::reconcile::Change;
+
+use super::{
+    builder::{ACK, DESTINATION_OPTIONS, FIN, Frame, HOP_BY_HOP, RST, SYN, Transport, options},
+    ends::{Ends, Mode},
+    lab::{Hook, Lab, SETTINGS, Verdict},
+    step::{Counts, rewritten, untouched},
+};
+
+/// What a host without the connection answers (RFC 9293, section 3.10.7.1).
+fn answer(segment: &Frame) -> Frame {
+    let Transport::Tcp(flags) = segment.transport else {
+        panic!("{segment:?}")
+    };
+    let (sequence, acknowledgment, _) = segment.numbers;
+    let length = segment.payload.len() as u32 + u32::from(flags & FIN != 0);
+    let (flags, numbers) = if flags & ACK != 0 {
+        (RST, (acknowledgment, 0, 0))
+    } else {
+        (RST | ACK, (0, sequence.wrapping_add(length), 0))
+    };
+    Frame::new(Transport::Tcp(flags), segment.destination, segment.source).with(|f| {
+        f.macs = (segment.macs.1, segment.macs.0);
+        f.tags.clone_from(&segment.tags);
+        f.identification = 0;
+        f.numbers = numbers;
+        f.payload.clear();
+    })
+}
+
+type Look = (&'static str, u8, fn(&mut Frame));
+
+const LOOKS: [Look; 12] = [
+    ("ACK", ACK, |f| f.payload.clear()),
+    ("data", ACK, |_| {}),
+    ("the end", FIN | ACK, |_| {}),
+    ("no ACK", 0, |_| {}),
+    ("no ACK, nothing", 0, |f| f.payload.clear()),
+    ("FIN without ACK", FIN, |_| {}),
+    ("numbers that wrap", FIN, |f| {
+        f.numbers = (0xFFFF_FFFE, 0, 9);
+        f.payload = vec![1; 100];
+    }),
+    ("large", ACK, |f| f.payload = vec![0xA5; 1_400]),
+    ("TCP options", 0, |f| f.tcp_options = vec![1; 40]),
+    ("IP options", FIN, |f| {
+        f.options = vec![1; 40];
+        f.extensions = vec![options(HOP_BY_HOP, 1), options(DESTINATION_OPTIONS, 2)];
+    }),
+    ("padded", ACK, |f| {
+        f.payload.clear();
+        f.padding = 6;
+    }),
+    ("tags and service", ACK, |f| {
+        f.tags = vec![(0x88A8, 7), (0x8100, 0xA00A)];
+        f.type_of_service = 0xFF;
+        f.time_to_live = 1;
+    }),
+];
+
+fn over(lab: &mut Lab, ends: &Ends) {
+    lab.target(ends.id, |t| t.flags &= !TargetEntry::KEEPS);
+}
+
+/// As `over`, and nobody else takes what isn't answered.
+fn gone(lab: &mut Lab, ends: &Ends) {
+    let alive = TargetEntry::KEEPS | TargetEntry::ACCEPTS;
+    lab.target(ends.id, |t| t.flags &= !alive);
+}
+
+fn step(what: String, hook: Hook, input: &Frame) -> super::step::Step {
+    let counts = Counts::reason(DropReason::FlowReset);
+    rewritten(what, hook, input, Verdict::Transmit, &answer(input), counts)
+}
+
+#[test]
+fn whoever_goes_on_is_told() {
+    let mut lab = Lab::new();
+    for (n, (name, flags, look)) in (0..).zip(LOOKS) {
+        // The client, and the target if replies come in by XDP.
+        for (turn, reply) in [(0, false), (1, true)] {
+            for ends in Ends::all(2 * n + turn).filter(|ends| !ends.udp) {
+                if reply && ends.mode == Mode::Local {
+                    continue;
+                }
+                ends.open(&mut lab);
+                over(&mut lab, &ends);
+                let transport = Transport::Tcp(flags);
+                let (hook, input) = if reply {
+                    (ends.reply_hook(), ends.reply(transport))
+                } else {
+                    (Hook::Eth0, ends.request(transport))
+                };
+                let what = format!("{name}, reply: {reply}, {}", ends.what());
+                lab.check(&step(what, hook, &input.with(look)));
+                lab.target(ends.id, |_| {});
+            }
+        }
+    }
+}
+
+#[test]
+fn for_each_of_the_reasons() {
+    type Edit = fn(&mut Lab, &Ends);
+    let idle: Edit = |lab, _| {
+        lab.apply(Change::SetSettings(Settings {
+            established_timeout: 0,
+            ..SETTINGS
+        }));
+        sleep(Duration::from_millis(1_200));
+    };
+    let generation: Edit = |lab, ends| lab.target(ends.id, |t| t.generation = 2);
+    let removed: Edit = |lab, ends| lab.apply(Change::ClearTarget(ends.id));
+    let edits = [
+        ("idle", idle),
+        ("lost", over),
+        ("generation", generation),
+        ("removed", removed),
+    ];
+    for (n, (what, edit)) in (0..).zip(edits) {
+        let mut lab = Lab::new();
+        for ends in Ends::all(n).filter(|ends| !ends.udp) {
+            ends.open(&mut lab);
+            edit(&mut lab, &ends);
+            let what = format!("{what}, {}", ends.what());
+            let input = ends.request(Transport::Tcp(ACK));
+            lab.check(&step(what, Hook::Eth0, &input));
+            lab.apply(Change::SetSettings(SETTINGS));
+            assert_eq!(lab.flows(ends.net), (0, 0));
+        }
+    }
+}
+
+/// A flow that is over silently, so that its packet is one of no flow.
+#[test]
+fn nothing_else_is_answered() {
+    let mut lab = Lab::new();
+    for (n, flags) in [(0, SYN), (1, SYN | ACK), (2, RST), (3, RST | ACK)] {
+        for ends in Ends::all(n).filter(|ends| !ends.udp) {
+            ends.open(&mut lab);
+            gone(&mut lab, &ends);
+            let input = ends.request(Transport::Tcp(flags)).bytes();
+            let what = format!("{flags:#x}, {}", ends.what());
+            let counts = Counts::reason(DropReason::NoTarget);
+            lab.check(&untouched(what, Hook::Eth0, input, Verdict::Drop, counts));
+        }
+    }
+    for ends in Ends::all(4).filter(|ends| ends.udp) {
+        ends.open(&mut lab);
+        gone(&mut lab, &ends);
+        let input = ends.request(Transport::Udp).bytes();
+        let counts = Counts::reason(DropReason::NoTarget);
+        let (hook, verdict) = (Hook::Eth0, Verdict::Drop);
+        lab.check(&untouched(ends.what(), hook, input, verdict, counts));
+    }
+    // Closed by both sides, or reset: nobody goes on.
+    for ends in Ends::all(5).filter(|ends| !ends.udp && ends.mode != Mode::Local) {
+        ends.open(&mut lab);
+        lab.run(ends.reply_hook(), &ends.reply(Transport::Tcp(RST)).bytes());
+        gone(&mut lab, &ends);
+        let input = ends.request(Transport::Tcp(FIN | ACK)).bytes();
+        let counts = Counts::reason(DropReason::NoTarget);
+        let (hook, verdict) = (Hook::Eth0, Verdict::Drop);
+        lab.check(&untouched(ends.what(), hook, input, verdict, counts));
+    }
+}
+
+/// A local target's segment is dropped, and its client told when it goes on.
+#[test]
+fn on_egress_it_is_dropped() {
+    let mut lab = Lab::new();
+    for ends in Ends::all(0).filter(|ends| ends.mode != Mode::SourceNat) {
+        ends.open(&mut lab);
+        over(&mut lab, &ends);
+        let input = ends.reply(ends.transport(ACK)).bytes();
+        let (verdict, counts) = if ends.udp {
+            (Verdict::Pass, Counts::none())
+        } else {
+            (Verdict::Drop, Counts::reason(DropReason::FlowReset))
+        };
+        let hook = Hook::Egress;
+        lab.check(&untouched(ends.what(), hook, input, verdict, counts));
+    }
+}
