@@ -16,7 +16,8 @@ pub mod counters;
 pub mod flow;
 pub mod fragment;
 pub mod hash;
-pub mod layout;
+#[cfg(test)]
+mod layout;
 pub mod limits;
 pub mod listener;
 pub mod security_group;

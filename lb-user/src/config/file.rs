@@ -1,11 +1,12 @@
 //! A configuration file of an agent: read at the start, and again at a reload.
 
-use std::path::PathBuf;
+use std::{ops::Range, path::PathBuf};
 
 use toml::{Spanned, de::DeTable};
 
 use super::{
-    Config, Diagnostics, Error, Parsed, TcMode, XdpMode, diagnostic::Diagnostic, parse, read_text,
+    Config, Diagnostics, Error, Parsed, TargetGroup, TcMode, XdpMode, diagnostic::Diagnostic,
+    parse, read_text,
 };
 
 /// What the command line says in the configuration's stead.
@@ -70,17 +71,47 @@ fn fixed(text: &str, running: &Config, new: &Config) -> Vec<Diagnostic> {
         ),
     ];
     let changed = settings.iter().filter(|(_, changed)| *changed);
-    changed
-        .map(|(setting, _)| {
-            let place = place(&root, setting).unwrap_or(0..0);
-            let message = format!("`{setting}` can't change while xlb runs");
-            Diagnostic::error(place, message).help("restart xlb, or set it back")
-        })
-        .collect()
+    let changed = changed.map(|(setting, _)| {
+        let place = place(&root, setting).unwrap_or(0..0);
+        let message = format!("`{setting}` can't change while xlb runs");
+        Diagnostic::error(place, message).help("restart xlb, or set it back")
+    });
+    changed.chain(forwarding(&root, running, new)).collect()
+}
+
+/// Groups that go over from `nat` to `dsr` or back: their flows were begun to be
+/// forwarded in one way and can't go on in the other.
+fn forwarding(
+    root: &Spanned<DeTable<'_>>,
+    running: &Config,
+    new: &Config,
+) -> impl Iterator<Item = Diagnostic> {
+    let mode = |group: &TargetGroup| group.forwarding.mode();
+    let changed = new.target_groups.iter().filter(move |group| {
+        let mut before = running.target_groups.iter();
+        before.any(|before| before.name == group.name && mode(before) != mode(group))
+    });
+    changed.map(|group| {
+        let name = &group.name;
+        let place = place_of_group(root, name).unwrap_or(0..0);
+        let message = format!("`forwarding` of target group `{name}` can't change while xlb runs");
+        Diagnostic::error(place, message).help("give the group another name, or restart xlb")
+    })
+}
+
+/// Where a group's `forwarding` is, or else the group.
+fn place_of_group(root: &Spanned<DeTable<'_>>, name: &str) -> Option<Range<usize>> {
+    let groups = root.get_ref().get("target_group")?.get_ref().as_array()?;
+    groups.iter().find_map(|group| {
+        let table = group.get_ref().as_table()?;
+        let is_it = table.get("name")?.get_ref().as_str()? == name;
+        let forwarding = table.get("forwarding").map(Spanned::span);
+        is_it.then(|| forwarding.unwrap_or(group.span()))
+    })
 }
 
 /// Where the setting is, or else the table that it is missing from.
-fn place(root: &Spanned<DeTable<'_>>, setting: &str) -> Option<std::ops::Range<usize>> {
+fn place(root: &Spanned<DeTable<'_>>, setting: &str) -> Option<Range<usize>> {
     let mut table = root.get_ref();
     let mut place = None;
     for key in setting.split('.') {

@@ -86,3 +86,26 @@ fn the_command_line_wins_at_a_reload_too() {
     let reloaded = reload("[cap", "xdp_mode = \"native\"\n[cap", overrides).unwrap();
     assert_eq!(reloaded.config.xdp_mode, XdpMode::Generic);
 }
+
+/// Flows that were begun in one mode can't go on in the other.
+#[test]
+fn a_group_keeps_its_forwarding() {
+    let remote =
+        |mode: &str| RUNNING.replacen("\":8081\"]\n", &format!("\"10.0.0.2:80\"]\n{mode}"), 1);
+    let nat = parse(&remote(""), "x").unwrap().config;
+    let file = File {
+        path: "x".into(),
+        overrides: Overrides::default(),
+    };
+    let dsr = remote("forwarding = \"dsr\"\n");
+    let error = file.parse(&dsr, &nat).unwrap_err().to_string();
+    let said = "x:10:14: error: `forwarding` of target group `api` can't change";
+    assert!(error.contains(said), "{error}");
+
+    let running = parse(&dsr, "x").unwrap().config;
+    let error = file.parse(&remote(""), &running).unwrap_err().to_string();
+    assert!(error.contains("x:7:1: error: `forwarding`"), "{error}");
+    // Of one mode, everything else may change.
+    let other = remote("forwarding = \"dsr\"\nencapsulation = \"gue\"\n");
+    assert!(file.parse(&other, &running).is_ok());
+}
