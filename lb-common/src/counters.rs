@@ -84,8 +84,8 @@ reasons! {
         SourceLimit = "source_limit", true;
         /// Every target that was tried has as many flows as it may.
         TargetLimit = "target_limit", true;
-        /// Of a flow that was idle for too long or has lost its target: the
-        /// sender got a RST.
+        /// Of a flow that was idle for too long or has lost its target: who sent
+        /// it by an interface got a RST.
         FlowReset = "flow_reset", true;
         /// An echo request to an address of xlb's own: it was answered.
         EchoAnswered = "echo_answered", true;

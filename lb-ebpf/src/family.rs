@@ -188,7 +188,7 @@ impl Family for Ipv4 {
         time_to_live: u8,
     ) -> Option<()> {
         let mut header: Ipv4Hdr = packet.read(network)?;
-        let word = |ttl| u16::from_ne_bytes([ttl, header.proto as u8]);
+        let word = |ttl| u16::from_ne_bytes([ttl, header.proto]);
         let sum = Self::from_bytes(header.src_addr).replace(to.source, Delta::NONE);
         let check = Self::from_bytes(header.dst_addr)
             .replace(to.destination, sum)

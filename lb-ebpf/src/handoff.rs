@@ -70,7 +70,7 @@ pub fn note(
         c,
         d,
     ];
-    const { assert!(size_of::<Note>() == 8 * size_of::<u32>()) };
+    const { assert!(size_of::<Note>() == size_of::<[u32; 8]>()) };
     for (index, word) in words.into_iter().enumerate() {
         // Word by word, or the compiler makes a call of it.
         // SAFETY: checked just above to lie in front of the frame.

@@ -46,7 +46,7 @@ fn source_may<F: Family>(listener: u32, limits: &ListenerLimits, source: F, cloc
         prefix: masked(source.to_wide(), F::source_prefix(limits)),
         listener,
     };
-    if let Some(window) = maps::SOURCE_RATES.get_ptr_mut(&key) {
+    if let Some(window) = maps::SOURCE_RATES.get_ptr_mut(key) {
         return take(window, clock.now, limits.new_flows_per_source);
     }
     let first = Window {

@@ -1,4 +1,4 @@
-//! Which listener a packet is for, and whether it admits a new flow.
+//! Which listener a packet is for.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use lb_common::{
@@ -18,7 +18,7 @@ pub fn find<F: Family>(key: &FlowKey<F>) -> Result<ListenerEntry, DropReason> {
     let key = ListenerKey::new(at.destination, at.destination_port, key.protocol());
     // SAFETY: the entry is copied at once; the agent replaces entries as a
     // whole, and the kernel frees the old one after an RCU grace period.
-    if let Some(&listener) = unsafe { F::listeners().get(&key) } {
+    if let Some(&listener) = unsafe { F::listeners().get(key) } {
         return Ok(listener);
     }
     if !vip.has(VipEntry::RANGES) {

@@ -176,12 +176,11 @@ impl<F: Family> Search<F> {
 
     #[inline(always)]
     fn failure(&self) -> DropReason {
-        const REASONS: [DropReason; 5] = [
+        const REASONS: [DropReason; 4] = [
             DropReason::NoTarget,
             DropReason::TargetLimit,
             DropReason::PortAllocation,
             DropReason::FlowCollision,
-            DropReason::FlowTableFull,
         ];
         for reason in REASONS {
             if self.failure == reason as u32 {

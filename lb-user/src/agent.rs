@@ -158,9 +158,10 @@ impl Agent {
 
     /// Starts, and serves until a signal comes.
     async fn run(&mut self, interfaces: &[Interface], signals: &mut Signals) -> anyhow::Result<()> {
+        let has_file = self.file.is_some();
         tokio::select! {
             started = self.start(interfaces) => started?,
-            _ = signals.next() => {
+            () = signals.stop(has_file) => {
                 info!("stopping before the start was complete");
                 return Ok(());
             }

@@ -55,7 +55,7 @@ fn ip(header: &Ipv4Hdr, header_length: u16, network: usize, length: u16) -> Ip<I
     Ip {
         source: Ipv4::from_bytes(header.src_addr),
         destination: Ipv4::from_bytes(header.dst_addr),
-        protocol: header.proto as u8,
+        protocol: header.proto,
         type_of_service: header.tos,
         time_to_live: header.ttl,
         length,

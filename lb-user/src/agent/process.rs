@@ -56,4 +56,10 @@ impl Signals {
             _ = self.hang_up.recv() => Signalled::HangUp,
         }
     }
+
+    /// Waits until one asks to stop. A hang-up doesn't where there is a file to
+    /// read again: during the start it has just been read.
+    pub(super) async fn stop(&mut self, has_file: bool) {
+        while self.next().await == Signalled::HangUp && has_file {}
+    }
 }

@@ -2,7 +2,7 @@
 
 use tracing::{error, info, warn};
 
-use super::{Agent, addresses, remote};
+use super::{Agent, addresses, background::Background, remote};
 use crate::{
     api::ReloadError,
     config::{Config, Diagnostics},
@@ -29,7 +29,7 @@ impl Agent {
                 }
                 error!("the configuration was not reloaded: nothing has changed");
             }
-            Err(error) => error!(%error, "the configuration was not reloaded"),
+            Err(error) => error!(%error, "the configuration was not reloaded in full"),
         }
         result
     }
@@ -50,6 +50,8 @@ impl Agent {
     /// All that can fail.
     async fn prepare_host(&mut self, config: &Config) -> anyhow::Result<()> {
         self.add_addresses(addresses::wanted(config)).await?;
+        // One that is under way doesn't know of the new targets.
+        self.looking = Background::default();
         self.host = self.netlink.snapshot(remote(config)).await?;
         Ok(())
     }

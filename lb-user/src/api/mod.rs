@@ -1,4 +1,4 @@
-//! The agent's Unix socket: HTTP/1.1 with JSON bodies, for root only.
+//! The agent's Unix socket: HTTP/1.1, for root only.
 //!
 //! | request | answer |
 //! |---|---|

@@ -9,9 +9,9 @@ use crate::api;
 ///
 /// Only what changed is applied: targets that stay keep their health and their
 /// connections, those that were removed get no new ones and drain. A file that
-/// is invalid, or that changes interfaces, XDP or tc modes or capacities, which
-/// needs a restart, changes nothing; its errors are printed, and the exit code
-/// is 2. SIGHUP does the same.
+/// is invalid, or that changes interfaces, XDP or tc modes, capacities or the
+/// forwarding of a group, which needs a restart, changes nothing; its errors are
+/// printed, and the exit code is 2. SIGHUP does the same.
 #[derive(Debug, clap::Args)]
 pub(super) struct Reload {
     #[command(flatten)]

@@ -114,7 +114,8 @@ impl Sweep {
         let table = tables.established.as_fd();
         self.table(table, now, removed, |entry: &FlowEntry<A>| {
             *established += 1;
-            if let Some(flows) = by_target.get_mut(entry.target as usize) {
+            let flows = by_target.get_mut(entry.target as usize);
+            if let Some(flows) = flows.filter(|_| self.target(entry).is_some()) {
                 *flows += 1;
             }
         })?;
@@ -147,6 +148,12 @@ impl Sweep {
         Ok(())
     }
 
+    /// The target of an entry, unless its id is somebody else's by now.
+    fn target<A>(&self, entry: &FlowEntry<A>) -> Option<&TargetEntry> {
+        let target = self.targets.get(entry.target as usize)?;
+        (target.generation == entry.generation).then_some(target)
+    }
+
     /// As the data path judges, but for connections to be told of: by the
     /// target's generation, and by the idle time of both directions, if there
     /// are two.
@@ -161,17 +168,21 @@ impl Sweep {
         FlowKey<A>: Pod,
         FlowEntry<A>: Pod,
     {
-        let target = self.targets.get(entry.target as usize);
-        if target.is_none_or(|target| {
-            target.generation != entry.generation || !target.has(TargetEntry::KEEPS)
-        }) {
-            return Ok(true);
-        }
         let state = entry.state();
         let connection =
             key.protocol() == flow::TCP && state.has(State::CONFIRMED) && !state.is_closed();
-        let timeout = self.settings.timeout(state, key.protocol());
-        let timeout = timeout.saturating_add(if connection { TOLD } else { 0 });
+        let has_target = self
+            .target(entry)
+            .is_some_and(|target| target.has(TargetEntry::KEEPS));
+        let timeout = match (has_target, connection) {
+            (false, false) => return Ok(true),
+            (false, true) => TOLD,
+            (true, false) => self.settings.timeout(state, key.protocol()),
+            (true, true) => {
+                let timeout = self.settings.timeout(state, key.protocol());
+                timeout.saturating_add(TOLD)
+            }
+        };
         let idle = |entry: &FlowEntry<A>| {
             // A packet may have come since `now` was read.
             now.saturating_sub(entry.last_seen) > timeout

@@ -110,8 +110,14 @@ fn unhealthy(family: Family, mode: Mode, setting: &str) -> Result<(Scenario, Tcp
 }
 
 fn is_reset(family: Family, mode: Mode) -> Result<()> {
-    let (_scenario, mut stream, _) = unhealthy(family, mode, "on_unhealthy = \"reset\"")?;
-    expect_reset(&mut stream)
+    let (scenario, mut stream, _) = unhealthy(family, mode, "on_unhealthy = \"reset\"")?;
+    let before = scenario.drops("flow_reset")?;
+    expect_reset(&mut stream)?;
+    ensure!(
+        scenario.drops("flow_reset")? > before,
+        "the RST was somebody else's"
+    );
+    Ok(())
 }
 
 #[test]
