@@ -48,6 +48,13 @@ pub const fn slot(hash: u64, bound: u32) -> u32 {
     (((hash >> 32) * bound as u64) >> 32) as u32
 }
 
+/// How far apart slots are probed: so far that a run of one target's slots is
+/// left at once, and, a table's size being a prime, never at one slot twice.
+#[inline(always)]
+pub const fn stride(table_size: u32) -> u32 {
+    table_size / 8 * 5
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,11 +34,6 @@ pub const PORT_ATTEMPTS: u32 = 32;
 /// Slots that are tried for a new flow when the first ones name targets that
 /// take no new flow or whose reply side is taken.
 pub const SELECT_ATTEMPTS: u32 = 4;
-/// Slots are probed this far apart, so that a run of one target's slots is
-/// left at once. A prime above every table's size, so that no table has the
-/// same slot again.
-pub const SELECT_STRIDE: u32 = 1_000_003;
-const _: () = assert!(SELECT_STRIDE > MAX_TABLE_SIZE);
 /// Source ports for rewritten flows unless the configuration says otherwise:
 /// below Linux's default ip_local_port_range (32768-60999), so that the host's
 /// own connections to a target never meet a rewritten one.

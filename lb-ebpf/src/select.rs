@@ -13,7 +13,7 @@ use lb_common::{
     counters::DropReason,
     flow::{Endpoints, FlowEntry, FlowKey},
     hash,
-    limits::{NO_TARGET, PORT_ATTEMPTS, SELECT_ATTEMPTS, SELECT_STRIDE, SLOTS_PER_ELEMENT},
+    limits::{NO_TARGET, PORT_ATTEMPTS, SELECT_ATTEMPTS, SLOTS_PER_ELEMENT},
     listener::ListenerEntry,
     target::TargetEntry,
     tcp::{Direction, Flags, State},
@@ -198,7 +198,7 @@ impl<F: Family> Search<F> {
             count: 0,
             spare: 0,
         };
-        let slot = (self.slot + turn * SELECT_STRIDE) % self.table_size.max(1);
+        let slot = (self.slot + turn * hash::stride(self.table_size)) % self.table_size.max(1);
         let Some(id) = target_at(self.group, slot) else {
             return false;
         };

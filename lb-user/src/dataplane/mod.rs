@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{SchedClassifier, Xdp},
+    programs::{ProgramError, SchedClassifier, Xdp},
 };
 use lb_common::{
     Ipv4, Ipv6,
@@ -69,13 +69,10 @@ impl Dataplane {
         kernel::require_supported()?;
         let mut ebpf = open(capacity, VerifierLogLevel::default())?;
         let ingress: &mut Xdp = program(&mut ebpf, INGRESS)?;
-        ingress
-            .load()
-            .map_err(|error| LoadError::from_program(INGRESS, error))?;
+        patiently(|| ingress.load()).map_err(|error| LoadError::from_program(INGRESS, error))?;
         for name in [EGRESS, HANDOFF] {
             let classifier: &mut SchedClassifier = program(&mut ebpf, name)?;
-            classifier
-                .load()
+            patiently(|| classifier.load())
                 .map_err(|error| LoadError::from_program(name, error))?;
         }
         // Only now: the programs refer to the maps by file descriptors.
@@ -246,6 +243,19 @@ fn open(capacity: &Capacity, log: VerifierLogLevel) -> Result<Ebpf, LoadError> {
         .verifier_log_level(log)
         .load(OBJECT)
         .map_err(LoadError::from_object)
+}
+
+/// Loads a program again if the kernel was disturbed: the verifier gives up with
+/// EAGAIN when the process has anything else to attend to (libbpf does the same).
+fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const TRIES: u32 = 5;
+    for _ in 1..TRIES {
+        match load() {
+            Err(error) if error::errno(&error) == Some(libc::EAGAIN) => {}
+            loaded => return loaded,
+        }
+    }
+    load()
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>

@@ -5,7 +5,7 @@ use lb_common::{
     counters::DropReason,
     flow::{Endpoints, FlowKey},
     hash,
-    limits::{NO_TARGET, PORT_ATTEMPTS, SELECT_ATTEMPTS, SELECT_STRIDE},
+    limits::{NO_TARGET, PORT_ATTEMPTS, SELECT_ATTEMPTS},
     listener::ListenerEntry,
     target::TargetEntry,
     wire::Wide,
@@ -133,7 +133,7 @@ impl Model {
         let seed = (of_flow & 0xFFFF_FFFF) as u32 / 2;
         let mut failure = DropReason::NoTarget;
         for turn in 0..SELECT_ATTEMPTS {
-            let slot = (first + turn * SELECT_STRIDE) % listener.table_size;
+            let slot = (first + turn * hash::stride(listener.table_size)) % listener.table_size;
             let slots = self.agent.tables.get(&listener.group);
             let id = slots.and_then(|slots| slots.get(slot as usize));
             let Some(&id) = id.filter(|&&id| id != NO_TARGET) else {
