@@ -27,6 +27,8 @@ struct Clients {
     ended: AtomicBool,
     answers: AtomicU64,
     new: AtomicU64,
+    /// New connections that failed.
+    lost: AtomicU64,
 }
 
 impl Clients {
@@ -45,13 +47,18 @@ impl Clients {
     }
 
     /// A new connection now and then. A SYN may be lost in a flood, and is
-    /// sent again.
+    /// sent again; and of a connection whose handshake isn't over the flood may
+    /// take the port, which the client sees as a reset.
     fn begin(&self, scenario: &Scenario) -> Result<()> {
         scenario.topology.client.join()?;
         while !self.ended.load(Ordering::Relaxed) {
-            let mut stream = connect(scenario.listener).context("a new connection")?;
-            request_kept(&mut stream).context("a new connection")?;
-            self.new.fetch_add(1, Ordering::Relaxed);
+            let answer = connect(scenario.listener).and_then(|mut it| request_kept(&mut it));
+            let count = if answer.is_ok() {
+                &self.new
+            } else {
+                &self.lost
+            };
+            count.fetch_add(1, Ordering::Relaxed);
             thread::sleep(Duration::from_millis(50));
         }
         Ok(())
@@ -96,19 +103,24 @@ fn established_connections_survive_and_new_ones_begin() -> Result<()> {
         clients.ended.store(true, Ordering::Relaxed);
         (sent, kept.join(), new.join())
     });
-    let [answers, new_count] = [&clients.answers, &clients.new].map(|n| n.load(Ordering::Relaxed));
+    let counts = [&clients.answers, &clients.new, &clients.lost];
+    let [answers, new_count, lost] = counts.map(|count| count.load(Ordering::Relaxed));
     let (Ok(kept), Ok(new)) = (kept, new) else {
         bail!("a client panicked");
     };
     kept.and(new)?;
     let sent = sent?;
-    println!("{sent} SYNs sent");
+    println!("{sent} SYNs sent; {new_count} new connections, {lost} failed");
     ensure!(sent >= ENOUGH, "only {sent} SYNs were sent in {LONGEST:?}");
     let began = scenario.xlb.status()?.listeners[0].traffic.new_flows;
     // On a slow machine a round takes as long as the flood.
     ensure!(
         began >= ENOUGH / 2 && answers >= CONNECTIONS as u64 && new_count > 20,
         "{began} flows began; {answers} answers, {new_count} new connections"
+    );
+    ensure!(
+        lost * 20 <= new_count,
+        "{lost} new connections failed, {new_count} didn't"
     );
     // And none of the thousand is broken after it.
     let mut alive = 0;
