@@ -31,6 +31,9 @@ pub const SLOTS_PER_ELEMENT: u32 = 4;
 pub const MAX_VLAN_TAGS: usize = 2;
 /// Source ports that are tried for a new flow before it is dropped.
 pub const PORT_ATTEMPTS: u32 = 32;
+/// Ports met that closed or half-open flows have, after which one of them is
+/// taken: looking for a free one has its price, and a flood leaves none.
+pub const SPARE_PORTS: u32 = 4;
 /// Slots that are tried for a new flow when the first ones name targets that
 /// take no new flow or whose reply side is taken.
 pub const SELECT_ATTEMPTS: u32 = 4;

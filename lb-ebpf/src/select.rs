@@ -4,6 +4,10 @@
 //! packet's hash alone, so that every node with the same configuration picks
 //! the same target. A target is left for the next slot's when it takes no new
 //! flow or when each port that was tried is another flow's.
+//!
+//! That the order follows from the packet alone also brings a handshake through
+//! a flood of SYNs which takes its port: the client's next packet begins the
+//! flow again, and at the same port, so that the target knows it.
 
 use core::ffi::c_void;
 
@@ -11,9 +15,9 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use lb_common::{
     Be16, Ipv4, Ipv6,
     counters::DropReason,
-    flow::{Endpoints, FlowEntry, FlowKey},
+    flow::{Endpoints, FlowEntry, FlowKey, TCP},
     hash,
-    limits::{NO_TARGET, PORT_ATTEMPTS, SELECT_ATTEMPTS, SLOTS_PER_ELEMENT},
+    limits::{NO_TARGET, PORT_ATTEMPTS, SELECT_ATTEMPTS, SLOTS_PER_ELEMENT, SPARE_PORTS},
     listener::ListenerEntry,
     target::TargetEntry,
     tcp::{Direction, Flags, State},
@@ -38,6 +42,7 @@ pub fn search<F: Family>(work: &mut Work<F>, clock: &Clock) {
     search.flow.last_seen = clock.now;
     search.flow.listener = listener.id as u16;
     search.flags = parsed.flags;
+    search.resumes = parsed.key.protocol() == TCP && !parsed.flags.has(Flags::SYN);
     search.group = listener.group;
     search.table_size = listener.table_size;
     search.slot = hash::slot(hash, listener.table_size);
@@ -46,7 +51,7 @@ pub fn search<F: Family>(work: &mut Work<F>, clock: &Clock) {
     search.seed = hash::flow(hash_key, &parsed.key) as u32 / 2;
     search.failure = DropReason::NoTarget as u32;
     search.found = 0;
-    search.ports.spare = 0;
+    search.ports = Ports::NONE;
     F::search(search);
 }
 
@@ -112,6 +117,8 @@ pub struct Search<F> {
     flow: FlowEntry<F>,
     /// Of the packet that begins it.
     flags: Flags,
+    /// That packet isn't the first: the target knows the flow, and its port.
+    resumes: bool,
     group: u32,
     table_size: u32,
     /// The first to look at.
@@ -132,8 +139,9 @@ pub struct Ports {
     first: u32,
     /// How many from `first` on; 0 without a target.
     count: u32,
-    /// One whose flow is over but not yet removed, or may be displaced; 0 if
-    /// none was met.
+    /// How many were met that `take_over` could take.
+    spares: u32,
+    /// The best of them.
     spare: u32,
 }
 
@@ -151,9 +159,9 @@ extern "C" fn step<F: Family>(index: u32, search: *mut *mut Search<F>) -> i64 {
     if attempt < search.ports.count && search.try_port(attempt) {
         return 1;
     }
-    // Of those that were tried none is free, but one whose flow is closed or
-    // half-open will do: see `take_over`.
-    (attempt == PORT_ATTEMPTS - 1 && search.ports.spare != 0).into()
+    let tried = attempt + 1;
+    let all = tried >= search.ports.count || tried == PORT_ATTEMPTS;
+    (search.ports.spares != 0 && (all || search.ports.spares == SPARE_PORTS)).into()
 }
 
 impl<F: Family> Search<F> {
@@ -193,11 +201,7 @@ impl<F: Family> Search<F> {
     /// Takes the target of the `turn`th slot; false if there is none to take.
     #[inline(always)]
     fn next_target(&mut self, turn: u32) -> bool {
-        self.ports = Ports {
-            first: 0,
-            count: 0,
-            spare: 0,
-        };
+        self.ports = Ports::NONE;
         let slot = (self.slot + turn * hash::stride(self.table_size)) % self.table_size.max(1);
         let Some(id) = target_at(self.group, slot) else {
             return false;
@@ -257,16 +261,20 @@ impl<F: Family> Search<F> {
     #[inline(always)]
     fn try_port(&mut self, attempt: u32) -> bool {
         let offset = (self.seed + attempt) % self.ports.count.max(1);
-        let port = (self.ports.first + offset) as u16;
-        self.flow.rewrite.source_port = Be16::new(port);
+        let port = self.ports.first + offset;
+        self.flow.rewrite.source_port = Be16::new(port as u16);
         let (reply_key, reply) = self.flow.peer(&self.key);
-        match enter(&reply_key, &reply) {
-            Entered::Yes => self.found = 1,
-            Entered::TakenByClosed => self.ports.spare = port.into(),
-            Entered::TakenByHalfOpen if self.allocates() && self.ports.spare == 0 => {
-                self.ports.spare = port.into();
+        match holder(&reply_key, &reply) {
+            Holder::Nobody if self.resumes => self.ports.spare(port),
+            Holder::Nobody => {
+                let entered = F::half_open().insert(reply_key, reply, NO_EXIST);
+                self.found = entered.is_ok().into();
             }
-            Entered::TakenByHalfOpen | Entered::Taken => {}
+            Holder::Itself => self.found = 1,
+            Holder::Closed if self.resumes => self.ports.spare(port),
+            Holder::Closed => self.ports.spare_rather(port),
+            Holder::HalfOpen if self.allocates() => self.ports.spare(port),
+            Holder::HalfOpen | Holder::Established => {}
         }
         self.found != 0
     }
@@ -277,12 +285,14 @@ impl<F: Family> Search<F> {
         self.failure == DropReason::PortAllocation as u32
     }
 
-    /// Without a free port that of a closed flow is used again, as a host
-    /// reuses its own ports in TIME-WAIT; or else that of a half-open one: a
-    /// flood of SYNs would have them all, and nobody could connect any more.
+    /// Takes the spare port, from another flow unless it is free. A closed
+    /// flow's is used again as a host reuses its own ports in TIME-WAIT; a
+    /// half-open one's because a flood of SYNs would have them all, and nobody
+    /// could connect any more. Who resumes a flow takes the port where it must
+    /// have begun: the first in order that no established flow has.
     #[inline(always)]
     fn take_over(&mut self) -> bool {
-        if self.ports.spare == 0 {
+        if self.ports.spares == 0 {
             return false;
         }
         self.flow.rewrite.source_port = Be16::new(self.ports.spare as u16);
@@ -297,6 +307,13 @@ impl<F: Family> Search<F> {
 }
 
 impl Ports {
+    const NONE: Self = Self {
+        first: 0,
+        count: 0,
+        spares: 0,
+        spare: 0,
+    };
+
     /// A target's range. One of up to [`PORT_ATTEMPTS`] ports is tried whole.
     #[inline(always)]
     fn of(target: &TargetEntry) -> Self {
@@ -306,7 +323,7 @@ impl Ports {
         Self {
             first,
             count,
-            spare: 0,
+            ..Self::NONE
         }
     }
 
@@ -316,8 +333,24 @@ impl Ports {
         Self {
             first: u32::from(port.get()),
             count: 1,
-            spare: 0,
+            ..Self::NONE
         }
+    }
+
+    /// Keeps the first that it is called with.
+    #[inline(always)]
+    fn spare(&mut self, port: u32) {
+        if self.spares == 0 {
+            self.spare = port;
+        }
+        self.spares += 1;
+    }
+
+    /// Keeps the last.
+    #[inline(always)]
+    fn spare_rather(&mut self, port: u32) {
+        self.spares += 1;
+        self.spare = port;
     }
 }
 
@@ -331,33 +364,33 @@ fn target_at(group: u32, slot: u32) -> Option<u32> {
     }
 }
 
-enum Entered {
-    Yes,
-    Taken,
-    TakenByHalfOpen,
-    TakenByClosed,
+/// Whose flow has a reply direction's 5-tuple.
+enum Holder {
+    Nobody,
+    /// This very flow's: its other half was evicted. The entry is as new.
+    Itself,
+    Closed,
+    HalfOpen,
+    Established,
 }
 
-/// Enters a reply direction unless another flow has its 5-tuple. Finding this
-/// very flow there is fine: its other half was evicted.
 #[inline(always)]
-fn enter<F: Family>(key: &FlowKey<F>, reply: &FlowEntry<F>) -> Entered {
+fn holder<F: Family>(key: &FlowKey<F>, reply: &FlowEntry<F>) -> Holder {
     let (holder, taken) = match F::established().get_ptr_mut(key) {
-        Some(holder) => (holder, Entered::Taken),
-        None if F::half_open().insert(key, reply, NO_EXIST).is_ok() => return Entered::Yes,
+        Some(holder) => (holder, Holder::Established),
         None => match F::half_open().get_ptr_mut(key) {
-            Some(holder) => (holder, Entered::TakenByHalfOpen),
-            None => return Entered::Taken,
+            Some(holder) => (holder, Holder::HalfOpen),
+            None => return Holder::Nobody,
         },
     };
     // SAFETY: see `flow::find`.
     let holder = unsafe { &mut *holder };
     if same(&holder.rewrite, &reply.rewrite) {
         *holder = *reply;
-        return Entered::Yes;
+        return Holder::Itself;
     }
     if holder.state().is_closed() {
-        Entered::TakenByClosed
+        Holder::Closed
     } else {
         taken
     }

@@ -4,6 +4,7 @@ use std::{
     io,
     net::SocketAddrV4,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -17,10 +18,12 @@ const SOURCE_BITS: u32 = 17;
 const FRAME: usize = 14 + 20 + 20;
 /// Frames a system call.
 const BATCH: usize = 64;
+/// How long a full queue takes to drain, roughly.
+const DRAIN: Duration = Duration::from_millis(5);
 
-/// Sends `count` SYNs to a listener out of the namespace's `eth0`, as fast as
-/// they go but for at most `time`, and tells how many went. No two are of the
-/// same source address and port.
+/// Sends `count` SYNs to a listener out of the namespace's `eth0`, `rate` a
+/// second unless the machine is too slow, for at most `time`, and tells how many
+/// went. No two are of the same source address and port.
 ///
 /// # Errors
 /// If the namespace doesn't know the listener's link-layer address, or frames
@@ -29,19 +32,23 @@ pub fn flood(
     namespace: &Namespace,
     listener: SocketAddrV4,
     count: u64,
+    rate: u64,
     time: Duration,
 ) -> Result<u64> {
     let macs = macs(namespace, listener)?;
     namespace.enter(|| {
         let socket = packet_socket("eth0").context("packet socket")?;
-        let end = Instant::now() + time;
+        let start = Instant::now();
         let mut frames = [[0; FRAME]; BATCH];
         for frame in &mut frames {
             *frame = syn(macs, listener);
         }
         let mut sent = 0;
-        while sent < count && Instant::now() < end {
+        while sent < count && start.elapsed() < time {
             interrupt::check()?;
+            let due = Duration::from_micros(sent * 1_000_000 / rate);
+            // Until this batch's time has come.
+            thread::sleep(due.saturating_sub(start.elapsed()));
             for (frame, number) in frames.iter_mut().zip(sent..) {
                 address(frame, number);
             }
@@ -154,9 +161,10 @@ fn send(socket: &OwnedFd, frames: &mut [[u8; FRAME]; BATCH]) -> Result<u64> {
         Ok(sent) => Ok(sent),
         Err(_) => {
             let error = io::Error::last_os_error();
-            // The queue is full: what is there must go first.
             ensure!(error.raw_os_error() == Some(libc::ENOBUFS), error);
-            std::thread::yield_now();
+            // The queue is full. It is left to drain, for others' packets must
+            // find room too.
+            thread::sleep(DRAIN);
             Ok(0)
         }
     }

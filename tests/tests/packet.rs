@@ -6,6 +6,7 @@
 
 mod packet {
     mod builder;
+    mod clock;
     mod ends;
     mod lab;
     mod net;

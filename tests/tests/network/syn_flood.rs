@@ -8,17 +8,17 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use xlb_tests::{client::request_kept, syn_flood::flood};
+use xlb_tests::{client::request_kept, syn_flood::flood, wait};
 
 use super::scenario::{Mode, Scenario, Setup};
 
 /// Half-open flows that there is room for, the default.
 const HALF_OPEN: u64 = 65_536;
-/// So many if the machine is fast enough, and at least enough to displace all
-/// half-open flows several times over.
 const SYNS: u64 = 5_000_000;
-const ENOUGH: u64 = 4 * HALF_OPEN;
-const LONGEST: Duration = Duration::from_secs(40);
+/// A second: so many that all source ports are taken after two, and so few that
+/// two processors do it all.
+const RATE: u64 = 50_000;
+const LONGEST: Duration = Duration::from_secs(300);
 const CONNECTIONS: usize = 1000;
 
 /// Clients with connections that last, and one with new ones.
@@ -27,8 +27,6 @@ struct Clients {
     ended: AtomicBool,
     answers: AtomicU64,
     new: AtomicU64,
-    /// New connections that failed.
-    lost: AtomicU64,
 }
 
 impl Clients {
@@ -40,34 +38,33 @@ impl Clients {
                 answer.with_context(|| format!("established connection {index}"))?;
                 self.answers.fetch_add(1, Ordering::Relaxed);
                 // A round in two seconds: the flood is to have the processors.
-                thread::sleep(Duration::from_millis(2));
+                wait::pause(Duration::from_millis(2))?;
             }
         }
         Ok(())
     }
 
-    /// A new connection now and then. A SYN may be lost in a flood, and is
-    /// sent again; and of a connection whose handshake isn't over the flood may
-    /// take the port, which the client sees as a reset.
+    /// A new connection, again and again. Each succeeds; one of eight takes a
+    /// second or more: its SYN got the source port of one that its target still
+    /// holds half-open, and was taken for a segment of that.
     fn begin(&self, scenario: &Scenario) -> Result<()> {
         scenario.topology.client.join()?;
         while !self.ended.load(Ordering::Relaxed) {
             let answer = connect(scenario.listener).and_then(|mut it| request_kept(&mut it));
-            let count = if answer.is_ok() {
-                &self.new
-            } else {
-                &self.lost
-            };
-            count.fetch_add(1, Ordering::Relaxed);
-            thread::sleep(Duration::from_millis(50));
+            let number = self.new.fetch_add(1, Ordering::Relaxed);
+            answer.with_context(|| format!("new connection {number}"))?;
+            wait::pause(Duration::from_millis(50))?;
         }
         Ok(())
     }
 }
 
+/// With the patience for five SYNs, at 0, 1, 3, 7 and 15 s.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 fn connect(server: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&server, Duration::from_secs(10))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let stream = TcpStream::connect_timeout(&server, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     Ok(stream)
 }
 
@@ -99,28 +96,22 @@ fn established_connections_survive_and_new_ones_begin() -> Result<()> {
     let (sent, kept, new) = thread::scope(|scope| {
         let kept = scope.spawn(|| clients.keep(&mut established));
         let new = scope.spawn(|| clients.begin(&scenario));
-        let sent = flood(&scenario.topology.client, listener, SYNS, LONGEST);
+        let sent = flood(&scenario.topology.client, listener, SYNS, RATE, LONGEST);
         clients.ended.store(true, Ordering::Relaxed);
         (sent, kept.join(), new.join())
     });
-    let counts = [&clients.answers, &clients.new, &clients.lost];
-    let [answers, new_count, lost] = counts.map(|count| count.load(Ordering::Relaxed));
     let (Ok(kept), Ok(new)) = (kept, new) else {
         bail!("a client panicked");
     };
     kept.and(new)?;
     let sent = sent?;
-    println!("{sent} SYNs sent; {new_count} new connections, {lost} failed");
-    ensure!(sent >= ENOUGH, "only {sent} SYNs were sent in {LONGEST:?}");
+    ensure!(sent >= SYNS, "only {sent} SYNs were sent in {LONGEST:?}");
     let began = scenario.xlb.status()?.listeners[0].traffic.new_flows;
-    // On a slow machine a round takes as long as the flood.
+    let [answers, new] =
+        [&clients.answers, &clients.new].map(|count| count.load(Ordering::Relaxed));
     ensure!(
-        began >= ENOUGH / 2 && answers >= CONNECTIONS as u64 && new_count > 20,
-        "{began} flows began; {answers} answers, {new_count} new connections"
-    );
-    ensure!(
-        lost * 20 <= new_count,
-        "{lost} new connections failed, {new_count} didn't"
+        began >= SYNS && answers > 3 * CONNECTIONS as u64 && new > 100,
+        "{began} flows began; {answers} answers, {new} new connections"
     );
     // And none of the thousand is broken after it.
     let mut alive = 0;

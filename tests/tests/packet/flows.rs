@@ -1,12 +1,11 @@
 //! The life of flows: ports, promotion, endings.
 
-use std::{thread::sleep, time::Duration};
-
 use lb_common::{Be16, counters::DropReason, flow::FlowKey4, target::TargetEntry, wire::wide};
 use lb_user::{config::Capacity, reconcile::Change};
 
 use super::{
     builder::{ACK, End, FIN, Frame, RST, SYN, Transport},
+    clock,
     lab::{
         self, CAPACITY, CLIENT, HOST, Hook, KEEP_VIP, Lab, NAT_VIP, SOURCE, TARGET, V4, Verdict,
     },
@@ -110,6 +109,42 @@ fn ports_are_claimed_kept_and_used_again() {
     );
 }
 
+/// The target has answered a SYN, and then others took the flow's port: the
+/// client's answer must come from where the SYN came from.
+#[test]
+fn a_handshake_whose_port_a_flood_took_goes_on_at_the_same_port() {
+    let mut lab = Lab::new();
+    lab.target(2, |t| t.last_source_port = 20_063);
+    let established = handshake(&mut lab, 3999);
+    let flood = |lab: &mut Lab, from: u16| {
+        for port in from..from + 400 {
+            let (verdict, _) = lab.run(Hook::Eth0, &client(SYN, port));
+            assert_eq!(verdict, Verdict::Redirect);
+        }
+    };
+    for n in 0..50 {
+        flood(&mut lab, 10_000 + 800 * n);
+        let (_, out) = lab.run(Hook::Eth0, &client(SYN, 4000 + n));
+        flood(&mut lab, 10_400 + 800 * n);
+        // What has become free since is not what the target knows.
+        for port in (20_000..20_064).step_by(3) {
+            lab.run(Hook::Eth1, &target(RST, port));
+        }
+        let (verdict, answer) = lab.run(Hook::Eth0, &client(ACK, 4000 + n));
+        let ports = (source_port(&out), source_port(&answer));
+        assert_eq!(
+            (verdict, ports.1),
+            (Verdict::Redirect, ports.0),
+            "client {n}"
+        );
+        assert_ne!(ports.0, established, "nobody takes an established flow's");
+    }
+    assert_eq!(
+        source_port(&lab.run(Hook::Eth0, &client(ACK, 3999)).1),
+        established
+    );
+}
+
 #[test]
 fn a_full_table_is_counted_and_the_flow_goes_on() {
     let mut lab = Lab::with_capacity(Capacity {
@@ -136,7 +171,7 @@ fn a_full_table_is_counted_and_the_flow_goes_on() {
     lab.run(Hook::Eth0, &client(RST, 4000));
     lab.run(Hook::Eth0, &client(SYN, 4000));
     assert_eq!(flows(&lab), (4, 0));
-    sleep(Duration::from_millis(1_100));
+    clock::ticks(1);
     lab.run(Hook::Eth0, &client(ACK, 4001));
     assert_eq!(flows(&lab), (2, 2));
 }

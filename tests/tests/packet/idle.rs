@@ -1,12 +1,11 @@
 //! Flows that end because nothing comes any more.
 
-use std::{thread::sleep, time::Duration};
-
 use lb_common::{counters::DropReason, settings::Settings};
 use lb_user::reconcile::Change;
 
 use super::{
     builder::{ACK, FIN, Frame, RST, SYN, Transport},
+    clock,
     flows::{client, handshake, source_port, target},
     lab::{CLIENT, Hook, Lab, NAT_VIP, SETTINGS, SOURCE, TARGET, Verdict},
 };
@@ -105,7 +104,7 @@ fn each_state_has_its_timeout() {
             converse(&mut lab, packets, port(turn, n));
         }
     }
-    sleep(Duration::from_millis(1_200));
+    clock::ticks(1);
     for (turn, (timeout, edit)) in TIMEOUTS.into_iter().enumerate() {
         let mut settings = LONG;
         edit(&mut settings);
@@ -125,12 +124,12 @@ fn each_state_has_its_timeout() {
 fn a_flow_with_traffic_one_way_goes_on() {
     let mut lab = Lab::new();
     lab.apply(Change::SetSettings(Settings {
-        established_timeout: 2,
+        established_timeout: 3,
         ..LONG
     }));
     let port = handshake(&mut lab, 4000);
     for _ in 0..2 {
-        sleep(Duration::from_millis(1_500));
+        clock::ticks(2);
         lab.run(Hook::Eth0, &client(ACK, 4000));
     }
     let (verdict, _) = lab.run(Hook::Eth1, &target(ACK, port));
@@ -147,7 +146,7 @@ fn an_idle_flow_is_over() {
     lab.target(2, |t| t.last_source_port = 20_001);
     lab.run(Hook::Eth0, &client(SYN, 5000));
     assert_eq!(new_flows(&lab), 2);
-    sleep(Duration::from_millis(1_200));
+    clock::ticks(1);
     lab.apply(Change::SetSettings(Settings {
         half_open_timeout: 0,
         ..LONG
@@ -159,7 +158,7 @@ fn an_idle_flow_is_over() {
     );
     assert_eq!(swept.by_target[..4], [0, 0, 1, 0]);
     lab.run(Hook::Eth0, &client(SYN, 5000));
-    sleep(Duration::from_millis(1_200));
+    clock::ticks(1);
     lab.run(Hook::Eth0, &client(SYN, 5000));
     assert_eq!(new_flows(&lab), 4, "ended without the sweep");
 }

@@ -1,6 +1,6 @@
 //! How many new flows a listener takes, and how many flows a target.
 
-use std::{net::IpAddr, thread::sleep, time::Duration};
+use std::net::IpAddr;
 
 use lb_common::{
     counters::DropReason,
@@ -12,10 +12,10 @@ use lb_user::reconcile::{Change, Place};
 
 use super::{
     builder::{ACK, RST, SYN, Transport},
+    clock,
     ends::{Ends, Mode},
     lab::{Hook, Lab, SETTINGS, Verdict},
     net::{NETS, Net},
-    too_big::within_a_second,
 };
 
 /// Sets the limits of the local listener.
@@ -67,7 +67,7 @@ fn of_a_listener() {
             ..ListenerLimits::default()
         };
         limit(&mut lab, net, limits);
-        let seen = within_a_second(|| {
+        let seen = clock::within_a_second(|| {
             let clients = (0..8).map(|_| net.client);
             let seen = syns(&mut lab, net, &mut port, clients);
             // A known flow goes on.
@@ -77,7 +77,7 @@ fn of_a_listener() {
             seen
         });
         assert_eq!(seen, (5, 3, 0), "{}", net.name);
-        sleep(Duration::from_millis(1_010));
+        clock::ticks(1);
         let next = syns(&mut lab, net, &mut port, [net.client]);
         assert_eq!(next, (1, 0, 0), "the next second");
     }
@@ -95,7 +95,7 @@ fn of_a_source_prefix() {
             prefix_v6: 47,
         };
         limit(&mut lab, net, limits);
-        let seen = within_a_second(|| {
+        let seen = clock::within_a_second(|| {
             let mut from = |network: &[u8]| {
                 let sources = network
                     .iter()
@@ -127,7 +127,7 @@ fn of_single_addresses() {
             prefix_v6: 128,
         };
         limit(&mut lab, net, limits);
-        let seen = within_a_second(|| {
+        let seen = clock::within_a_second(|| {
             let hosts = [1, 2, 3, 1, 2, 3].map(|host| net.address(4, host));
             syns(&mut lab, net, &mut port, hosts)
         });
@@ -178,7 +178,7 @@ fn of_a_target() {
             established_timeout: 0,
             ..SETTINGS
         }));
-        sleep(Duration::from_millis(1_200));
+        clock::ticks(1);
         let idle = ends(2).reply(Transport::Tcp(ACK)).bytes();
         assert_eq!(lab.run(Hook::Eth1, &idle).0, Verdict::Transmit);
         assert!(syn(&mut lab, 15), "none is left");

@@ -1,12 +1,11 @@
 //! The RST that TCP gets whose flow is over.
 
-use std::{thread::sleep, time::Duration};
-
 use lb_common::{counters::DropReason, settings::Settings, target::TargetEntry};
 use lb_user::reconcile::Change;
 
 use super::{
     builder::{ACK, DESTINATION_OPTIONS, FIN, Frame, HOP_BY_HOP, RST, SYN, Transport, options},
+    clock,
     ends::{Ends, Mode},
     lab::{Hook, Lab, SETTINGS, Verdict},
     step::{Counts, rewritten, untouched},
@@ -112,7 +111,7 @@ fn for_each_of_the_reasons() {
             established_timeout: 0,
             ..SETTINGS
         }));
-        sleep(Duration::from_millis(1_200));
+        clock::ticks(1);
     };
     let generation: Edit = |lab, ends| lab.target(ends.id, |t| t.generation = 2);
     let removed: Edit = |lab, ends| lab.apply(Change::ClearTarget(ends.id));

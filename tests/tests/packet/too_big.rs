@@ -1,10 +1,5 @@
 //! A packet that doesn't fit: its sender is told how much does.
 
-use std::{
-    thread::sleep,
-    time::{Duration, Instant},
-};
-
 use lb_common::{counters::DropReason, limits::ICMP_ERRORS_PER_SECOND, wire::wide};
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -13,6 +8,7 @@ use nix::{
 
 use super::{
     builder::{ACK, Frame, SYN, Transport, mac},
+    clock,
     ends::{Ends, Mode},
     lab::{Hook, Lab, Verdict},
     net::{NETS, Net, SMALL_MTU},
@@ -174,7 +170,7 @@ fn as_often_as_a_router_may() {
         lab.target(ends.id, |t| t.address = wide(net.far));
         let large = sized(ends.request(Transport::Tcp(SYN)), 1_400).bytes();
         let extra = 50;
-        let told = within_a_second(|| {
+        let told = clock::within_a_second(|| {
             let verdicts =
                 (0..ICMP_ERRORS_PER_SECOND + extra).map(|_| lab.run(Hook::Eth0, &large).0);
             verdicts
@@ -182,26 +178,8 @@ fn as_often_as_a_router_may() {
                 .count()
         });
         assert_eq!(told, ICMP_ERRORS_PER_SECOND as usize, "{}", net.name);
-        sleep(Duration::from_millis(1_010));
+        clock::ticks(1);
         let (verdict, _) = lab.run(Hook::Eth0, &large);
         assert_eq!(verdict, Verdict::Transmit, "{}", net.name);
     }
-}
-
-/// Does what must happen in one second of CLOCK_MONOTONIC, by which the data
-/// path counts.
-pub fn within_a_second<T>(mut work: impl FnMut() -> T) -> T {
-    use nix::time::{ClockId, clock_gettime};
-    for _ in 0..5 {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
-        // Coarse clocks lag by a tick.
-        let left = 1_000_000_000 - now.tv_nsec() as u64 + 20_000_000;
-        sleep(Duration::from_nanos(left));
-        let begin = Instant::now();
-        let result = work();
-        if begin.elapsed() < Duration::from_millis(900) {
-            return result;
-        }
-    }
-    panic!("this machine is too slow for it");
 }

@@ -5,7 +5,7 @@ use lb_common::{
     counters::DropReason,
     flow::{Endpoints, FlowKey},
     hash,
-    limits::{NO_TARGET, PORT_ATTEMPTS, SELECT_ATTEMPTS},
+    limits::{NO_TARGET, PORT_ATTEMPTS, SELECT_ATTEMPTS, SPARE_PORTS},
     listener::ListenerEntry,
     target::TargetEntry,
     wire::Wide,
@@ -14,7 +14,7 @@ use lb_user::{address::Prefix, config::Rule};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
-    super::packet::{Key, View},
+    super::packet::{Key, SYN, TCP, View},
     Flow, Model, Refusal, Seen, Window,
 };
 
@@ -212,31 +212,40 @@ impl Model {
             let offset = (seed + attempt) % count;
             first + offset as u16
         });
-        // One whose flow is closed, or else half-open if the port is ours to choose.
-        let mut spare = None;
+        let resumes = view.key.protocol == TCP && view.flags & SYN == 0;
+        // What will do without a free port: one that a closed flow has, or a
+        // half-open one where the port is ours to choose. In mid-stream the
+        // first that will do is the flow's own, most likely, also if it is free.
+        let mut spares = Vec::new();
         for port in ports {
             flow.to.source.1 = port;
             let (key, reply) = flow.peer(view.key);
-            let half_open = self.flows.half_open.contains_key(&key)
-                && !self.flows.established.contains_key(&key);
+            let established = self.flows.established.contains_key(&key);
             match self.flows.get_mut(&key) {
+                None if resumes => spares.push((port, false)),
                 None => {
                     self.flows.half_open.insert(key, reply);
+                    self.flows.half_open.insert(view.key, flow);
+                    return Ok(flow);
                 }
                 // The flow's own: its other half is gone.
-                Some(holder) if holder.to == reply.to => *holder = reply,
-                Some(holder) => {
-                    let displaced = half_open && failure == DropReason::PortAllocation;
-                    let takes = holder.seen.is_closed() || (displaced && spare.is_none());
-                    if takes && port != 0 {
-                        spare = Some(port);
-                    }
-                    continue;
+                Some(holder) if holder.to == reply.to => {
+                    *holder = reply;
+                    self.flows.half_open.insert(view.key, flow);
+                    return Ok(flow);
                 }
+                Some(holder) if holder.seen.is_closed() => spares.push((port, !resumes)),
+                Some(_) if !established && failure == DropReason::PortAllocation => {
+                    spares.push((port, false));
+                }
+                Some(_) => {}
             }
-            self.flows.half_open.insert(view.key, flow);
-            return Ok(flow);
+            if spares.len() == SPARE_PORTS as usize {
+                break;
+            }
         }
+        let closed = spares.iter().rfind(|(_, closed)| *closed);
+        let spare = closed.or(spares.first()).map(|(port, _)| *port);
         let Some(port) = spare else {
             return Err(Some(failure));
         };
