@@ -7,6 +7,7 @@ use xlb_tests::{
     client,
     server::{Kind, WebServer},
     topology::{Family, Topology},
+    wait,
     xlb::Xlb,
 };
 
@@ -103,13 +104,13 @@ fn one_failure_is_forgiven() -> Result<()> {
     let address = scenario.servers[0].place.address;
     scenario.servers[0].kill();
     // Checks are a second apart: at most one falls into this time.
-    std::thread::sleep(Duration::from_millis(700));
+    wait::pause(Duration::from_millis(700))?;
     scenario.servers[0].start_again()?;
     for _ in 0..20 {
         let status = scenario.xlb.status()?;
         let health = &status.target(address)?.health;
         ensure!(health == "healthy", "{health} after a single failure");
-        std::thread::sleep(Duration::from_millis(100));
+        wait::pause(Duration::from_millis(100))?;
     }
     Ok(())
 }

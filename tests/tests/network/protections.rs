@@ -12,6 +12,7 @@ use xlb_tests::{
     client::spread_from,
     netns::Namespace,
     topology::{CLIENT, Family},
+    wait,
     xlb::Config,
 };
 
@@ -116,8 +117,12 @@ fn new_flows(setting: &str, reason: &str, others_may: bool) -> Result<()> {
     if others_may {
         expect_from(&scenario, SECOND, true)?;
     }
-    thread::sleep(Duration::from_millis(2100));
-    expect_from(&scenario, CLIENT.octets(), true)
+    let welcome = || Ok(expect_from(&scenario, CLIENT.octets(), true).ok());
+    wait::until(
+        "the client is welcome again",
+        Duration::from_secs(5),
+        welcome,
+    )
 }
 
 #[test]

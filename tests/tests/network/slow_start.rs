@@ -1,11 +1,9 @@
 //! The share of a target that has turned healthy.
 
-use std::{
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use xlb_tests::wait;
 
 use super::scenario::{Mode, Scenario, Setup};
 
@@ -48,11 +46,13 @@ fn the_share_of_a_returning_target_rises() -> Result<()> {
         // Two steps of a second at the most, each a 16th of the weight.
         ensure!(told - before < 0.08, "from {before} to {told} at once");
         before = told;
-        sleep(Duration::from_millis(500));
+        // The agent takes a step a second.
+        wait::pause(Duration::from_millis(500))?;
     }
-    sleep(Duration::from_secs(2));
-    let (told, seen) = share(&scenario, 200)?;
-    ensure!(told == 0.5, "{told} in the end");
+    wait::until("its whole weight", Duration::from_secs(3), || {
+        Ok((share(&scenario, 1)?.0 == 0.5).then_some(()))
+    })?;
+    let (_, seen) = share(&scenario, 200)?;
     ensure!((65..=135).contains(&seen), "{seen} of 200 in the end");
     Ok(())
 }
