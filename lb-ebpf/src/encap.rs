@@ -14,7 +14,7 @@ use crate::{
     family::{Family, NewHeader},
     handoff::{self, Via},
     link, maps, max_segment,
-    packet::Packet,
+    packet::{Packet, bounded},
     parse::Ip,
     pipeline,
     transmit::{self, Request, Way},
@@ -136,7 +136,7 @@ fn wrap<F: Family, O: Family>(
 
     max_segment::clamp(&Packet::of_xdp(ctx), &work.parsed, &work.flow);
     let packet = link::grow(ctx, tags, usize::from(overhead), O::ETHERTYPE)?;
-    let inside = ip.network() + usize::from(overhead);
+    let inside = bounded(ip.network() + usize::from(overhead));
     lower_time_to_live(&packet, ip, inside, time_to_live)?;
     O::write_header(&packet, ip.network(), &header).ok_or(DropReason::Internal)?;
     middle

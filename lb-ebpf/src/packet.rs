@@ -10,7 +10,7 @@ use aya_ebpf::{
 
 /// No header that xlb reads begins further inside: link, the longest IP header
 /// with extensions, ICMP, the IP header in it, and transport. The verifier
-/// wants a bound on every offset.
+/// wants a bound on every offset. A mask, too.
 const MAX_OFFSET: usize = 1_023;
 
 /// A frame's bytes from its Ethernet header on, as far as they are linear.
@@ -147,6 +147,15 @@ pub fn opaque(mut offset: usize) -> usize {
     // SAFETY: it changes nothing.
     unsafe { asm!("{0} = {0}", inout(reg) offset, options(nomem, nostack, preserves_flags)) };
     offset
+}
+
+/// An offset that is made of what lies in memory. None is ever beyond the bound,
+/// which is checked again where it is used; but kernels before 6.8 forget what a
+/// check has shown when the offset is loaded from the stack once more, while
+/// this bound comes with it.
+#[inline(always)]
+pub fn bounded(offset: usize) -> usize {
+    opaque(offset & MAX_OFFSET)
 }
 
 /// The context, to be read in this function. Else the compiler reads the

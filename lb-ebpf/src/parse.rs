@@ -18,7 +18,7 @@ use lb_common::{
 use crate::{
     family::Family,
     fragment,
-    packet::{Packet, opaque},
+    packet::{Packet, bounded},
 };
 use ethernet::Tags;
 
@@ -49,13 +49,13 @@ impl<A> Ip<A> {
     /// Offset of the header.
     #[inline(always)]
     pub fn network(&self) -> usize {
-        opaque(usize::from(self.network))
+        bounded(self.network.into())
     }
 
     /// Offset of what follows the header and its extensions.
     #[inline(always)]
     pub fn payload(&self) -> usize {
-        opaque(usize::from(self.payload))
+        bounded(self.payload.into())
     }
 }
 
