@@ -62,7 +62,10 @@ pub fn run(workspace: &Path, arguments: &[OsString]) -> Result<()> {
 }
 
 /// Runs a cargo that builds: what executables there are now, by name.
-fn executables(cargo: &mut Command) -> Result<Vec<(String, PathBuf)>> {
+///
+/// # Errors
+/// If the build fails.
+pub fn executables(cargo: &mut Command) -> Result<Vec<(String, PathBuf)>> {
     // Errors still reach the terminal.
     cargo
         .arg("--message-format=json-render-diagnostics")

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build, command, setup, test::Count, toolchain};
+use crate::{build, command, setup, test::Count};
 use archive::Archive;
 
 /// A kernel that boots in emulation.
@@ -124,7 +124,7 @@ impl Rig {
         archive.program("init", include_bytes!("kernels/init.sh"));
         let busybox = self.folder.join("emulator/bin/busybox");
         archive.program("bin/busybox", &images::read(&busybox)?);
-        let ip = toolchain::on_path("ip")
+        let ip = bpf_build::on_path("ip")
             .or_else(|| Some("/usr/sbin/ip".into()).filter(|path: &PathBuf| path.exists()))
             .context("`ip` isn't installed: `cargo xtask setup` installs it")?;
         let mut programs = vec![("bin/ip".to_owned(), ip)];

@@ -3,14 +3,21 @@
 use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
+use bpf_build::{TARGET, Toolchain};
 
-use crate::{
-    command,
-    toolchain::{self, TARGET, Toolchain},
-};
+use crate::command;
 
-/// What builds for the host; lb-ebpf needs a target of its own.
-const HOST_PACKAGES: [&str; 4] = ["lb-common", "lb-user", "xtask", "xlb-tests"];
+/// What builds for the host.
+const HOST_PACKAGES: [&str; 6] = [
+    "bpf-build",
+    "lb-common",
+    "lb-user",
+    "xlb-bench",
+    "xlb-tests",
+    "xtask",
+];
+/// What needs a target of its own.
+const BPF_PACKAGES: [&str; 2] = ["lb-ebpf", "bench-ebpf"];
 
 /// A tool that not everyone has.
 struct Tool {
@@ -90,21 +97,19 @@ fn clippy_bpf(workspace: &Path) -> Result<Option<Command>> {
     let run = ["run", toolchain.name.as_str(), "cargo", "clippy"];
     if !command::succeeds(Command::new("rustup").args(run).arg("--version")) {
         println!(
-            "=== clippy for lb-ebpf: left out, toolchain {} has none",
+            "=== clippy for the BPF programs: left out, toolchain {} has none",
             toolchain.name
         );
         return Ok(None);
     }
     let mut command = Command::new("rustup");
     command.current_dir(workspace).args(run);
-    command.args([
-        "--package",
-        "lb-ebpf",
-        "--bins",
-        "--release",
-        "--target",
-        TARGET,
-    ]);
+    command.args(
+        BPF_PACKAGES
+            .iter()
+            .flat_map(|package| ["--package", package]),
+    );
+    command.args(["--bins", "--release", "--target", TARGET]);
     command.args([
         "-Zbuild-std=core",
         "--target-dir",
@@ -122,7 +127,7 @@ fn clippy_bpf(workspace: &Path) -> Result<Option<Command>> {
 
 /// A check by a tool, if that is installed; else says how to install it.
 fn installed(workspace: &Path, tool: &Tool, arguments: &[&str]) -> Option<Command> {
-    if toolchain::on_path(tool.name).is_none() {
+    if bpf_build::on_path(tool.name).is_none() {
         println!(
             "=== {}: left out, it isn't installed; `cargo install {} --locked` does that",
             tool.name, tool.package

@@ -3,6 +3,7 @@
 //! It must build on a machine that has nothing but rustup's stable cargo, so
 //! it depends on nothing that needs the BPF object.
 
+mod bench;
 mod build;
 mod command;
 mod demo;
@@ -11,7 +12,6 @@ mod kernels;
 mod lint;
 mod setup;
 mod test;
-mod toolchain;
 
 use std::{env, ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -69,6 +69,15 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Measure: cargo xtask bench dataplane, or --compare with another commit
+    Bench {
+        /// Measure the data path of this commit and of the present tree in turns
+        #[arg(long, value_name = "BASE")]
+        compare: Option<String>,
+        /// The benchmark and its options; --help lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Check formatting and lints, warnings being errors
     Lint,
 }
@@ -109,6 +118,11 @@ fn run(task: Task) -> Result<()> {
         } => test::kernels(&workspace, filter.as_deref()),
         Task::Test { tier, filter, .. } => test::run(&workspace, tier, filter.as_deref()),
         Task::Fuzz { minutes, seed } => fuzz::run(&workspace, minutes, seed),
+        Task::Bench {
+            compare: Some(base),
+            arguments,
+        } => bench::compare(&workspace, &base, &arguments),
+        Task::Bench { arguments, .. } => bench::run(&workspace, &arguments),
         Task::Lint => lint::run(&workspace),
     }
 }

@@ -8,8 +8,8 @@ mod step;
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
+use bpf_build::Toolchain;
 
-use crate::toolchain::Toolchain;
 pub use emulated::{emulator, kernel};
 use packages::Program;
 

@@ -3,12 +3,10 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use bpf_build::{Compiler, LINKED, Toolchain, on_path};
 
 use super::{packages, step};
-use crate::{
-    command,
-    toolchain::{Compiler, LINKED, Toolchain, on_path},
-};
+use crate::command;
 
 const LINKER_VERSION: &str = "0.13.0";
 /// LLVM versions that this `bpf-linker` has a cargo feature for.

@@ -3,9 +3,10 @@
 use std::{path::Path, process::Command};
 
 use anyhow::{Result, bail};
+use bpf_build::on_path;
 
 use super::step;
-use crate::{command, toolchain::on_path};
+use crate::command;
 
 /// A program that tests start, and the Debian package it comes from.
 #[derive(Clone, Copy, Debug)]

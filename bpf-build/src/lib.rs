@@ -1,8 +1,14 @@
 //! Finds what builds the BPF object: a rustc that may use unstable features,
 //! the source of its `core`, and a `bpf-linker`.
 //!
-//! lb-user's build script includes this file too, so that it and
-//! `cargo xtask` can never disagree. That is why it needs no crate but anyhow.
+//! Build scripts and `cargo xtask` both ask here, so that they can never
+//! disagree. It must build on a machine that has nothing but stable cargo.
+
+#[cfg(feature = "object")]
+mod object;
+
+#[cfg(feature = "object")]
+pub use object::build;
 
 use std::{
     env,

@@ -1,0 +1,160 @@
+//! Nanoseconds a packet, by `BPF_PROG_TEST_RUN` on one CPU.
+//!
+//! Every case runs once in each round, one after the other, so that what the
+//! machine does besides falls on all of them alike; what counts is the ratio of
+//! the minima to that of a floor, a program that does the least that anything
+//! with such an output must do.
+
+mod cases;
+mod frame;
+mod harness;
+mod world;
+
+use std::{
+    io::{BufRead as _, Write as _},
+    path::PathBuf,
+    thread,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use cases::{Bench, Case};
+use clap::Args;
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use xlb_tests::interrupt;
+
+use crate::report::{self, Row};
+
+#[derive(Args)]
+pub struct Options {
+    /// How often each case is measured
+    #[arg(long, default_value_t = 15)]
+    rounds: u32,
+    /// Packets a measurement
+    #[arg(long, default_value_t = 1_000_000)]
+    packets: u32,
+    /// Only cases whose name contains this, and what they are compared with
+    #[arg(long)]
+    only: Option<String>,
+    /// Write the rows to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Measure a case for each line of standard input that names it
+    #[arg(long, hide = true)]
+    serve: bool,
+    /// The CPU to run on
+    #[arg(long, default_value_t = 0)]
+    cpu: usize,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    interrupt::install()?;
+    // In a thread of its own, for it moves into a namespace, and whose main
+    // thread is in one goes with it.
+    let run = || thread::scope(|scope| scope.spawn(|| pinned(options)).join());
+    run().map_err(|_| anyhow::anyhow!("the benchmark panicked"))?
+}
+
+fn pinned(options: &Options) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(options.cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus).context("no such CPU")?;
+    let (_namespace, interface) = world::enter()?;
+    let cases = chosen(options.only.as_deref());
+    ensure!(!cases.is_empty(), "no case has such a name");
+    if options.serve {
+        return serve(&cases, interface, options.packets);
+    }
+    let times = measure(&cases, interface, options)?;
+    let rows = rows(&cases, &times);
+    print!("{}", report::table(&rows));
+    if let Some(path) = &options.json {
+        std::fs::write(path, serde_json::to_string_pretty(&rows)?)
+            .with_context(|| format!("can't write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The cases with that in their name, and what they are compared with.
+fn chosen(only: Option<&str>) -> Vec<Case> {
+    let all = cases::all();
+    let Some(only) = only else {
+        return all;
+    };
+    let mut names: Vec<&str> = all.iter().map(|case| case.name).collect();
+    names.retain(|name| name.contains(only));
+    // A floor may itself be compared with another: twice is as deep as it goes.
+    for _ in 0..2 {
+        let floors = all.iter().filter(|case| names.contains(&case.name));
+        let floors: Vec<_> = floors.filter_map(|case| case.floor).collect();
+        names.extend(floors);
+    }
+    all.into_iter()
+        .filter(|case| names.contains(&case.name))
+        .collect()
+}
+
+/// The time of each case in each round.
+fn measure(cases: &[Case], interface: u32, options: &Options) -> Result<Vec<Vec<f64>>> {
+    let mut benches = Vec::new();
+    for case in cases {
+        let bench = Bench::prepare(case, interface);
+        benches.push(bench.with_context(|| format!("case {}", case.name))?);
+    }
+    let mut times = vec![Vec::new(); cases.len()];
+    for round in 1..=options.rounds {
+        for ((case, bench), times) in cases.iter().zip(&mut benches).zip(&mut times) {
+            interrupt::check()?;
+            let time = bench.round(options.packets);
+            times.push(time.with_context(|| format!("case {}", case.name))?);
+        }
+        eprintln!("round {round} of {}", options.rounds);
+    }
+    Ok(times)
+}
+
+fn rows(cases: &[Case], times: &[Vec<f64>]) -> Vec<Row> {
+    let minimum_of = |name: &str| {
+        let mut all = cases.iter().zip(times);
+        let found = all.find(|(case, _)| case.name == name);
+        found.map(|(_, times)| report::minimum(times))
+    };
+    let row = |(case, times): (&Case, &Vec<f64>)| {
+        let min = report::minimum(times);
+        let floor = case.floor.unwrap_or(case.name);
+        let ratio = min / minimum_of(floor).unwrap_or(min);
+        Row {
+            case: case.name.to_owned(),
+            min,
+            median: report::median(times),
+            floor: floor.to_owned(),
+            ratio,
+            goal: case.goal,
+            met: case.goal.map(|goal| ratio <= goal),
+        }
+    };
+    cases.iter().zip(times).map(row).collect()
+}
+
+/// Tells the names of the cases, then for each name that it reads a time. So
+/// two builds can be measured in turns.
+fn serve(cases: &[Case], interface: u32, packets: u32) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    let mut benches = Vec::new();
+    for case in cases {
+        benches.push((case.name, Bench::prepare(case, interface)?));
+    }
+    let names: Vec<_> = cases.iter().map(|case| case.name).collect();
+    writeln!(output, "{}", serde_json::to_string(&names)?)?;
+    output.flush()?;
+    for name in std::io::stdin().lock().lines() {
+        let name = name?;
+        let bench = benches.iter_mut().find(|(other, _)| *other == name);
+        let (_, bench) = bench.with_context(|| format!("no case {name}"))?;
+        writeln!(output, "{}", bench.round(packets)?)?;
+        output.flush()?;
+    }
+    Ok(())
+}
