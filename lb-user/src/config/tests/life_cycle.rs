@@ -75,11 +75,7 @@ fn faults_are_reported_at_their_place() {
         ),
     ];
     for (setting, place, message) in table {
-        let got = errors(&with(setting));
-        assert!(
-            got.contains(&format!("x:{place}: error: ")) && got.contains(message),
-            "{setting}: want {place} {message:?} in\n{got}"
-        );
+        check_text(&with(setting), place, message);
     }
 }
 

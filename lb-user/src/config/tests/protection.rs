@@ -1,8 +1,6 @@
 //! Security groups, and listeners' limits.
 
-use std::{fs, path::PathBuf};
-
-use super::*;
+use super::{file::Folder, *};
 use crate::address::Prefix;
 
 const ADDRESS: &str = "address = \":80\"";
@@ -90,13 +88,7 @@ const RULES: &[(&str, &str, &str)] = &[
 fn faults_are_reported_at_their_place() {
     check(CASES);
     for (rules, place, message) in RULES {
-        let got = errors(&with_group(rules));
-        assert!(
-            got.starts_with(&format!("x:{place}: error: ")),
-            "{rules}: want {place} in\n{got}"
-        );
-        assert!(got.contains(message), "{rules}: {got}");
-        assert_eq!(got.matches(": error: ").count(), 1, "{got}");
+        check_lines(&lines(&with_group(rules)), place, message);
     }
     let twice = with_group("deny = []\n[[security_group]]\nname = \"office\"\ndeny = []");
     let got = errors(&twice);
@@ -153,36 +145,12 @@ fn a_security_group_that_nobody_uses_is_a_warning() {
     assert!(warnings.starts_with(expected), "{warnings}");
 }
 
-/// A folder of its own, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let name = format!("xlb-{name}-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn write(&self, name: &str, text: &str) -> PathBuf {
-        let file = self.0.join(name);
-        fs::write(&file, text).unwrap();
-        file
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 #[test]
 fn a_file_has_a_prefix_a_line() {
     let folder = Folder::new("prefixes");
     let config = folder.write(
         "xlb.toml",
-        &with_group("allow = \"192.0.2.1\"\ndeny_file = \"blocked.txt\""),
+        with_group("allow = \"192.0.2.1\"\ndeny_file = \"blocked.txt\""),
     );
     folder.write(
         "blocked.txt",
@@ -207,15 +175,15 @@ fn a_file_has_a_prefix_a_line() {
 #[test]
 fn a_hundred_thousand_prefixes_are_loaded_and_more_than_fit_are_not() {
     let folder = Folder::new("many-prefixes");
-    let config = folder.write("xlb.toml", &with_group("deny_file = \"many.txt\""));
+    let config = folder.write("xlb.toml", with_group("deny_file = \"many.txt\""));
     let list = |count: u32| -> String {
         let line = |n: u32| format!("{}.{}.{}.0/24\n", 1 + (n >> 16), (n >> 8) & 255, n & 255);
         (0..count).map(line).collect()
     };
-    folder.write("many.txt", &list(100_000));
+    folder.write("many.txt", list(100_000));
     let parsed = load(&config).unwrap();
     assert_eq!(parsed.config.security_groups[0].rules.len(), 100_002);
-    folder.write("many.txt", &list(131_072));
+    folder.write("many.txt", list(131_072));
     let got = load(&config).map(|_| ()).unwrap_err().to_string();
     assert!(got.contains("xlb.toml:7:1: error: more than 131072 IPv4 prefixes"));
 }
