@@ -6,7 +6,7 @@ use super::{
     },
     lab::{Hook, Lab, PORTS, Verdict},
     net::Net,
-    step::{Counts, rewritten},
+    step::{Counts, Step, rewritten},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,18 +91,25 @@ impl Ends {
             self.request(self.transport(SYN)),
             self.reply(self.transport(SYN | ACK)),
         );
-        let step = |hook, input: &Frame, output: &Frame, counts| {
-            let verdict = self.verdict();
-            rewritten(self.what(), hook, input, verdict, output, counts)
-        };
         let counts = Counts::new_flow(self.ids(), &first);
-        lab.check(&step(Hook::Eth0, &first, &self.sent(&first), counts));
-        let counts = Counts::reply(self.ids(), &answer);
-        let restored = self.restored(&answer);
-        lab.check(&step(self.reply_hook(), &answer, &restored, counts));
+        lab.check(&self.step_forward(&first, counts));
+        lab.check(&self.step_back(&answer));
         let last = self.request(self.transport(ACK));
         let counts = Counts::forward(self.ids(), &last);
-        lab.check(&step(Hook::Eth0, &last, &self.sent(&last), counts));
+        lab.check(&self.step_forward(&last, counts));
+    }
+
+    /// The client's frame, without tags, reaches the target.
+    pub fn step_forward(&self, input: &Frame, counts: Counts) -> Step {
+        let (output, verdict) = (self.sent(input), self.verdict());
+        rewritten(self.what(), Hook::Eth0, input, verdict, &output, counts)
+    }
+
+    /// The target's frame, without tags, reaches the client.
+    pub fn step_back(&self, input: &Frame) -> Step {
+        let (hook, output) = (self.reply_hook(), self.restored(input));
+        let counts = Counts::reply(self.ids(), input);
+        rewritten(self.what(), hook, input, self.verdict(), &output, counts)
     }
 
     pub fn transport(&self, flags: u8) -> Transport {

@@ -8,7 +8,7 @@ use super::{
     ends::{Ends, Mode},
     lab::{Hook, Lab, Verdict},
     net::{NETS, V6},
-    step::{Counts, Step, rewritten, untouched},
+    step::{Counts, untouched},
 };
 
 /// Large enough to be split.
@@ -18,13 +18,6 @@ fn long(frame: Frame) -> Frame {
 
 fn request(ends: &Ends, flags: u8) -> Frame {
     long(ends.request(ends.transport(flags)))
-}
-
-/// A step of a request that goes its flow's way.
-fn follows(ends: &Ends, input: &Frame, counts: Counts) -> Step {
-    let output = ends.sent(input);
-    let (hook, verdict) = (Hook::Eth0, ends.verdict());
-    rewritten(ends.what(), hook, input, verdict, &output, counts)
 }
 
 #[test]
@@ -43,25 +36,15 @@ fn later_fragments_go_where_the_first_went() {
             } else {
                 Counts::forward(ends.ids(), &first)
             };
-            lab.check(&follows(&ends, &first, counts));
+            lab.check(&ends.step_forward(&first, counts));
             for later in [last, middle] {
                 let counts = Counts::forward(ends.ids(), &later);
-                lab.check(&follows(&ends, &later, counts));
+                lab.check(&ends.step_forward(&later, counts));
             }
         }
         let whole = long(ends.reply(ends.transport(ACK)));
         for piece in whole.with(|f| f.identification = 7).split(40) {
-            let output = ends.restored(&piece);
-            let counts = Counts::reply(ends.ids(), &piece);
-            let (hook, verdict) = (ends.reply_hook(), ends.verdict());
-            lab.check(&rewritten(
-                ends.what(),
-                hook,
-                &piece,
-                verdict,
-                &output,
-                counts,
-            ));
+            lab.check(&ends.step_back(&piece));
         }
     }
 }
@@ -102,11 +85,11 @@ fn one_whose_first_is_not_known() {
             if turn == 0 {
                 ends.claim(&mut lab);
                 let counts = Counts::new_flow(ends.ids(), &first);
-                lab.check(&follows(&ends, &first, counts));
+                lab.check(&ends.step_forward(&first, counts));
             }
         }
         let counts = Counts::forward(ends.ids(), &last);
-        lab.check(&follows(&ends, &last, counts));
+        lab.check(&ends.step_forward(&last, counts));
     }
 }
 
@@ -146,7 +129,7 @@ fn a_first_fragment_without_a_whole_header() {
         let udp = Ends::new(net, Mode::Local, true, 0);
         let [first, _] = request(&udp, SYN).split(8);
         let counts = Counts::new_flow(udp.ids(), &first);
-        lab.check(&follows(&udp, &first, counts));
+        lab.check(&udp.step_forward(&first, counts));
     }
 }
 
@@ -162,9 +145,9 @@ fn fragments_behind_extension_headers() {
         });
         let [first, last] = whole.split(40);
         let counts = Counts::new_flow(ends.ids(), &first);
-        lab.check(&follows(&ends, &first, counts));
+        lab.check(&ends.step_forward(&first, counts));
         let counts = Counts::forward(ends.ids(), &last);
-        lab.check(&follows(&ends, &last, counts));
+        lab.check(&ends.step_forward(&last, counts));
         // Only half of the id is the same.
         let other = last.with(|f| f.identification = 0xBA98);
         let counts = Counts::reason(DropReason::Fragment);

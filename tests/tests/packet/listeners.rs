@@ -107,27 +107,9 @@ fn the_clients_port_stays_both_ways() {
             ..ends
         };
         let input = ends.request(ends.transport(SYN));
-        let (hook, verdict, output) = (Hook::Eth0, ends.verdict(), ends.sent(&input));
         let counts = Counts::new_flow(ends.ids(), &input);
-        lab.check(&rewritten(
-            ends.what(),
-            hook,
-            &input,
-            verdict,
-            &output,
-            counts,
-        ));
-        let input = ends.reply(ends.transport(SYN | ACK));
-        let (hook, output) = (ends.reply_hook(), ends.restored(&input));
-        let counts = Counts::reply(ends.ids(), &input);
-        lab.check(&rewritten(
-            ends.what(),
-            hook,
-            &input,
-            verdict,
-            &output,
-            counts,
-        ));
+        lab.check(&ends.step_forward(&input, counts));
+        lab.check(&ends.step_back(&ends.reply(ends.transport(SYN | ACK))));
     }
 }
 

@@ -182,15 +182,8 @@ fn a_forwarded_reply_is_restored_on_egress() {
         // The kernel has routed it: its own addresses, and the hop is counted.
         let output = input.clone().with(|f| f.source = ends.vip);
         let counts = Counts::reply(ends.ids(), &input);
-        let (hook, verdict) = (Hook::Egress, Verdict::Pass);
-        lab.check(&rewritten(
-            ends.what(),
-            hook,
-            &input,
-            verdict,
-            &output,
-            counts,
-        ));
+        let (what, hook, verdict) = (ends.what(), Hook::Egress, Verdict::Pass);
+        lab.check(&rewritten(what, hook, &input, verdict, &output, counts));
     }
 }
 
