@@ -8,8 +8,7 @@ use super::{
     builder::{ACK, Frame, SYN, Transport},
     ends::{Ends, Mode},
     lab::{Hook, Lab, Verdict, target},
-    step::Counts,
-    step::untouched,
+    step::{Counts, untouched},
     tunnel::Tunnel,
 };
 
@@ -39,68 +38,63 @@ fn new_flows(lab: &Lab, id: u32) -> u64 {
     lab.dataplane.target_traffic(id).unwrap().new_flows
 }
 
-/// Whether the flow was established when its target went.
-const STATES: [bool; 2] = [false, true];
-
-fn begin(lab: &mut Lab, ends: &Ends, established: bool) {
-    if established {
-        ends.open(lab);
-    } else {
-        ends.claim(lab);
-        let first = ends.request(ends.transport(SYN));
-        lab.run(Hook::Eth0, &first.bytes());
+/// Runs a test with every flow whose target's id has been given away, whether
+/// it was established by then or had only begun.
+fn each(mut test: impl FnMut(&mut Lab, &Ends, String)) {
+    let mut lab = Lab::new();
+    for (n, established) in [(0, false), (1, true)] {
+        for ends in Ends::all(n) {
+            if established {
+                ends.open(&mut lab);
+            } else {
+                ends.claim(&mut lab);
+                let first = ends.request(ends.transport(SYN));
+                lab.run(Hook::Eth0, &first.bytes());
+            }
+            reuse(&mut lab, &ends);
+            let what = format!("established: {established}, {}", ends.what());
+            test(&mut lab, &ends, what);
+        }
     }
 }
 
 #[test]
 fn a_client_of_the_old_target() {
-    let mut lab = Lab::new();
-    for (n, established) in (0..).zip(STATES) {
-        for ends in Ends::all(n) {
-            begin(&mut lab, &ends, established);
-            reuse(&mut lab, &ends);
-            let what = format!("established: {established}, {}", ends.what());
-            let before = (reasons(&lab), new_flows(&lab, ends.id));
-            let input = ends.request(ends.transport(ACK)).bytes();
-            let (verdict, _) = lab.run(Hook::Eth0, &input);
-            let after = (reasons(&lab), new_flows(&lab, ends.id));
-            if ends.udp {
-                // UDP moves: a new flow.
-                assert_eq!(verdict, ends.verdict(), "{what}");
-                assert_eq!(after, (before.0, before.1 + 1), "{what}");
-            } else {
-                assert_eq!(verdict, Verdict::Transmit, "{what}");
-                assert_eq!(after, (before.0 + 1, before.1), "{what}");
-            }
+    each(|lab, ends, what| {
+        let before = (reasons(lab), new_flows(lab, ends.id));
+        let input = ends.request(ends.transport(ACK)).bytes();
+        let (verdict, _) = lab.run(Hook::Eth0, &input);
+        let after = (reasons(lab), new_flows(lab, ends.id));
+        if ends.udp {
+            // UDP moves: a new flow.
+            assert_eq!(verdict, ends.verdict(), "{what}");
+            assert_eq!(after, (before.0, before.1 + 1), "{what}");
+        } else {
+            assert_eq!(verdict, Verdict::Transmit, "{what}");
+            assert_eq!(after, (before.0 + 1, before.1), "{what}");
         }
-    }
+    });
 }
 
 #[test]
 fn a_packet_of_the_old_target() {
-    let mut lab = Lab::new();
-    for (n, established) in (0..).zip(STATES) {
-        for ends in Ends::all(n) {
-            begin(&mut lab, &ends, established);
-            reuse(&mut lab, &ends);
-            let what = format!("established: {established}, {}", ends.what());
-            let input = ends.reply(ends.transport(ACK)).bytes();
-            if ends.udp || ends.mode == Mode::Local {
-                let (verdict, counts) = match (ends.mode, ends.udp) {
-                    (Mode::Local, true) => (Verdict::Pass, Counts::none()),
-                    (Mode::Local, false) => (Verdict::Drop, Counts::reason(DropReason::FlowReset)),
-                    _ => (Verdict::Pass, Counts::reason(DropReason::NotOurs)),
-                };
-                let hook = ends.reply_hook();
-                lab.check(&untouched(what, hook, input, verdict, counts));
-            } else {
-                let before = reasons(&lab);
-                let (verdict, _) = lab.run(ends.reply_hook(), &input);
-                assert_eq!(verdict, Verdict::Transmit, "{what}");
-                assert_eq!(reasons(&lab), before + 1, "{what}");
-            }
+    each(|lab, ends, what| {
+        let input = ends.reply(ends.transport(ACK)).bytes();
+        if ends.udp || ends.mode == Mode::Local {
+            let (verdict, counts) = match (ends.mode, ends.udp) {
+                (Mode::Local, true) => (Verdict::Pass, Counts::none()),
+                (Mode::Local, false) => (Verdict::Drop, Counts::reason(DropReason::FlowReset)),
+                _ => (Verdict::Pass, Counts::reason(DropReason::NotOurs)),
+            };
+            let hook = ends.reply_hook();
+            lab.check(&untouched(what, hook, input, verdict, counts));
+        } else {
+            let before = reasons(lab);
+            let (verdict, _) = lab.run(ends.reply_hook(), &input);
+            assert_eq!(verdict, Verdict::Transmit, "{what}");
+            assert_eq!(reasons(lab), before + 1, "{what}");
         }
-    }
+    });
 }
 
 /// Nor does the new target hear of errors, or the old client.
