@@ -8,7 +8,7 @@ use lb_common::{
     limits::{NO_TARGET, PORT_ATTEMPTS, SELECT_ATTEMPTS, SPARE_PORTS},
     listener::ListenerEntry,
     target::TargetEntry,
-    wire::Wide,
+    wire::{Address, Wide},
 };
 use lb_user::{address::Prefix, config::Rule};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,30 +20,26 @@ use super::{
 
 /// The hashes of a packet's flow, of its source and of its destination port.
 fn hashes(hash_key: u64, key: &Key) -> [u64; 3] {
-    let (source_port, destination_port) = (Be16::new(key.source.1), Be16::new(key.destination.1));
     match (key.source.0, key.destination.0) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let endpoints = Endpoints::<Ipv4> {
-                source: source.into(),
-                destination: destination.into(),
-                source_port,
-                destination_port,
-            };
-            let key = FlowKey::new(endpoints, key.protocol);
-            [hash::flow, hash::source, hash::destination_port].map(|hash| hash(hash_key, &key))
+            hashes_between::<Ipv4>(hash_key, key, source.into(), destination.into())
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            let endpoints = Endpoints::<Ipv6> {
-                source: source.into(),
-                destination: destination.into(),
-                source_port,
-                destination_port,
-            };
-            let key = FlowKey::new(endpoints, key.protocol);
-            [hash::flow, hash::source, hash::destination_port].map(|hash| hash(hash_key, &key))
+            hashes_between::<Ipv6>(hash_key, key, source.into(), destination.into())
         }
         _ => unreachable!("a packet's addresses are of one family"),
     }
+}
+
+fn hashes_between<A: Address>(hash_key: u64, key: &Key, source: A, destination: A) -> [u64; 3] {
+    let endpoints = Endpoints {
+        source,
+        destination,
+        source_port: Be16::new(key.source.1),
+        destination_port: Be16::new(key.destination.1),
+    };
+    let key = FlowKey::new(endpoints, key.protocol);
+    [hash::flow, hash::source, hash::destination_port].map(|hash| hash(hash_key, &key))
 }
 
 /// An address of a target's, `None` if it has none.
