@@ -295,7 +295,15 @@ impl Maps {
             source,
         })?;
         let target_flows = duplicate(self.target_flows.as_fd(), TARGET_FLOWS)?;
-        Ok(Sweep::new(self.flows()?, target_flows, settings, targets))
+        let target_map = duplicate(self.targets.map().fd().as_fd(), "TARGETS")?;
+        let flows = self.flows()?;
+        Ok(Sweep::new(
+            flows,
+            target_flows,
+            target_map,
+            settings,
+            targets,
+        ))
     }
 
     /// Handles to the flow tables, of their own.

@@ -11,6 +11,7 @@ use std::{
 
 use bytemuck::Pod;
 use lb_common::{
+    Address,
     flow::{self, FlowEntry, FlowKey},
     settings::Settings,
     target::TargetEntry,
@@ -46,7 +47,10 @@ pub struct Sweep {
     flows: Flows,
     /// The data path's count of each target's established flows.
     target_flows: OwnedFd,
+    target_map: OwnedFd,
     settings: Settings,
+    /// What was in `target_map` when the sweep was made. Good enough to see
+    /// which flows go on, and whose they are.
     targets: Vec<TargetEntry>,
 }
 
@@ -54,12 +58,14 @@ impl Sweep {
     pub(super) fn new(
         flows: Flows,
         target_flows: OwnedFd,
+        target_map: OwnedFd,
         settings: Settings,
         targets: Vec<TargetEntry>,
     ) -> Self {
         Self {
             flows,
             target_flows,
+            target_map,
             settings,
             targets,
         }
@@ -70,25 +76,36 @@ impl Sweep {
     /// # Errors
     /// If a table can't be read; what was removed by then stays removed.
     pub fn run(&self) -> io::Result<Swept> {
-        let now = monotonic_seconds()?;
+        let judge = Judge {
+            settings: self.settings,
+            now: monotonic_seconds()?,
+        };
         let mut swept = Swept {
             by_target: vec![0; self.targets.len()],
             ..Swept::default()
         };
-        self.family(&self.flows.v4, now, &mut swept)?;
-        self.family(&self.flows.v6, now, &mut swept)?;
-        self.correct_counts(&swept.by_target)?;
+        self.family(&self.flows.v4, &judge, &mut swept)?;
+        self.family(&self.flows.v6, &judge, &mut swept)?;
+        self.correct_counts(&mut swept.by_target)?;
         Ok(swept)
     }
 
     /// Sets the data path's counts right, which don't know of what was removed
     /// here. What comes and goes meanwhile makes a small difference, until the
-    /// next sweep.
-    fn correct_counts(&self, by_target: &[u64]) -> io::Result<()> {
-        let map = self.target_flows.as_fd();
-        for (id, (target, &flows)) in (0u32..).zip(self.targets.iter().zip(by_target)) {
-            let flows = u32::try_from(flows).unwrap_or(u32::MAX);
-            if target.generation != 0 && syscall::look_up(map, &id)? != Some(flows) {
+    /// next sweep. An id that was given away meanwhile has nothing counted yet.
+    fn correct_counts(&self, by_target: &mut [u64]) -> io::Result<()> {
+        let (map, target_map) = (self.target_flows.as_fd(), self.target_map.as_fd());
+        for (id, (target, flows)) in (0u32..).zip(self.targets.iter().zip(by_target)) {
+            if target.generation == 0 {
+                continue;
+            }
+            let now: Option<TargetEntry> = syscall::look_up(target_map, &id)?;
+            if now.is_none_or(|now| now.generation != target.generation) {
+                *flows = 0;
+                continue;
+            }
+            let flows = u32::try_from(*flows).unwrap_or(u32::MAX);
+            if syscall::look_up(map, &id)? != Some(flows) {
                 syscall::update(map, &id, &flows)?;
             }
         }
@@ -98,7 +115,7 @@ impl Sweep {
     fn family<A: Keyed>(
         &self,
         tables: &FlowTables<A>,
-        now: u32,
+        judge: &Judge,
         swept: &mut Swept,
     ) -> io::Result<()>
     where
@@ -112,22 +129,22 @@ impl Sweep {
             removed,
         } = swept;
         let table = tables.established.as_fd();
-        self.table(table, now, removed, |entry: &FlowEntry<A>| {
+        self.table(table, judge, removed, |entry: &FlowEntry<A>| {
             *established += 1;
             let flows = by_target.get_mut(entry.target as usize);
-            if let Some(flows) = flows.filter(|_| self.target(entry).is_some()) {
+            if let Some(flows) = flows.filter(|_| holder(entry, self.target(entry)).is_some()) {
                 *flows += 1;
             }
         })?;
         let table = tables.half_open.as_fd();
-        self.table(table, now, removed, |_: &FlowEntry<A>| *half_open += 1)
+        self.table(table, judge, removed, |_: &FlowEntry<A>| *half_open += 1)
     }
 
     /// Sweeps one table and tells of each flow that is left in it.
     fn table<A: Keyed>(
         &self,
         table: BorrowedFd<'_>,
-        now: u32,
+        judge: &Judge,
         removed: &mut u64,
         mut left: impl FnMut(&FlowEntry<A>),
     ) -> io::Result<()>
@@ -135,104 +152,149 @@ impl Sweep {
         FlowKey<A>: Pod,
         FlowEntry<A>: Pod,
     {
+        let present = Kernel {
+            table,
+            targets: self.target_map.as_fd(),
+        };
         let mut batches: Batches<'_, FlowKey<A>, FlowEntry<A>> = Batches::new(table, BATCH);
         while let Some((keys, values)) = batches.next()? {
             for (key, entry) in keys.iter().zip(values) {
-                if self.is_over(table, key, entry, now)? {
-                    *removed += remove(table, key, entry)?;
-                } else if entry.direction() == Direction::Forward {
-                    left(entry);
+                let ended = match judge.is_over(key.protocol(), entry, self.target(entry)) {
+                    true => judge.end(&present, key, entry)?,
+                    false => None,
+                };
+                match ended {
+                    Some(count) => *removed += count,
+                    None if entry.direction() == Direction::Forward => left(entry),
+                    None => {}
                 }
             }
         }
         Ok(())
     }
 
-    /// The target of an entry, unless its id is somebody else's by now.
-    fn target<A>(&self, entry: &FlowEntry<A>) -> Option<&TargetEntry> {
-        let target = self.targets.get(entry.target as usize)?;
-        (target.generation == entry.generation).then_some(target)
-    }
-
-    /// As the data path judges, but for connections to be told of: by the
-    /// target's generation, and by the idle time of both directions, if there
-    /// are two.
-    fn is_over<A: Keyed>(
-        &self,
-        table: BorrowedFd<'_>,
-        key: &FlowKey<A>,
-        entry: &FlowEntry<A>,
-        now: u32,
-    ) -> io::Result<bool>
-    where
-        FlowKey<A>: Pod,
-        FlowEntry<A>: Pod,
-    {
-        let state = entry.state();
-        let connection =
-            key.protocol() == flow::TCP && state.has(State::CONFIRMED) && !state.is_closed();
-        let has_target = self
-            .target(entry)
-            .is_some_and(|target| target.has(TargetEntry::KEEPS));
-        let timeout = match (has_target, connection) {
-            (false, false) => return Ok(true),
-            (false, true) => TOLD,
-            (true, false) => self.settings.timeout(state, key.protocol()),
-            (true, true) => {
-                let timeout = self.settings.timeout(state, key.protocol());
-                timeout.saturating_add(TOLD)
-            }
-        };
-        let idle = |entry: &FlowEntry<A>| {
-            // A packet may have come since `now` was read.
-            now.saturating_sub(entry.last_seen) > timeout
-        };
-        if !idle(entry) {
-            return Ok(false);
-        }
-        Ok(peer(table, key, entry)?.is_none_or(|peer| idle(&peer)))
+    /// Who had the id of an entry's target when the sweep was made.
+    fn target<A>(&self, entry: &FlowEntry<A>) -> Option<TargetEntry> {
+        self.targets.get(entry.target as usize).copied()
     }
 }
 
-/// Removes a flow, given one of its entries, and tells how many went. The reply
-/// direction goes last: it is what keeps the source port from others.
-fn remove<A: Keyed>(
-    table: BorrowedFd<'_>,
-    key: &FlowKey<A>,
-    entry: &FlowEntry<A>,
-) -> io::Result<u64>
+/// A flow table and the targets as they are at this moment.
+trait Present<A> {
+    fn flow(&self, key: &FlowKey<A>) -> io::Result<Option<FlowEntry<A>>>;
+    fn target(&self, id: u32) -> io::Result<Option<TargetEntry>>;
+    /// False if there is no such entry.
+    fn remove(&self, key: &FlowKey<A>) -> io::Result<bool>;
+}
+
+struct Kernel<'a> {
+    table: BorrowedFd<'a>,
+    targets: BorrowedFd<'a>,
+}
+
+impl<A> Present<A> for Kernel<'_>
 where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
 {
-    let other = peer(table, key, entry)?.map(|_| entry.peer_key(key.protocol()));
-    let mut keys = [Some(*key), other];
-    if entry.direction() == Direction::Reply {
-        keys.reverse();
+    fn flow(&self, key: &FlowKey<A>) -> io::Result<Option<FlowEntry<A>>> {
+        syscall::look_up(self.table, key)
     }
-    let mut removed = 0;
-    for key in keys.iter().flatten() {
-        removed += u64::from(syscall::delete(table, key)?);
+
+    fn target(&self, id: u32) -> io::Result<Option<TargetEntry>> {
+        syscall::look_up(self.targets, &id)
     }
-    Ok(removed)
+
+    fn remove(&self, key: &FlowKey<A>) -> io::Result<bool> {
+        syscall::delete(self.table, key)
+    }
+}
+
+/// Says which flows are over.
+struct Judge {
+    settings: Settings,
+    /// Seconds, when the sweep began.
+    now: u32,
+}
+
+impl Judge {
+    /// As the data path judges, but for connections to be told of: by the
+    /// target's generation and by the idle time, of this direction only.
+    fn is_over<A: Address>(
+        &self,
+        protocol: u8,
+        entry: &FlowEntry<A>,
+        target: Option<TargetEntry>,
+    ) -> bool {
+        let state = entry.state();
+        let connection = protocol == flow::TCP && state.has(State::CONFIRMED) && !state.is_closed();
+        let has_target = holder(entry, target).is_some_and(|target| target.has(TargetEntry::KEEPS));
+        let timeout = self.settings.timeout(state, protocol);
+        let timeout = match (has_target, connection) {
+            (false, false) => return true,
+            (false, true) => TOLD,
+            (true, false) => timeout,
+            (true, true) => timeout.saturating_add(TOLD),
+        };
+        // A packet may have come since `now` was read.
+        self.now.saturating_sub(entry.last_seen) > timeout
+    }
+
+    /// Removes a flow that seemed to be over, given one of its entries, and
+    /// tells how many went; `None` if it goes on. The entry was read together
+    /// with thousands of others: a connection may have been opened anew since,
+    /// and its target may have come back.
+    ///
+    /// The reply direction goes last: it is what keeps the source port from
+    /// others.
+    fn end<A: Address>(
+        &self,
+        present: &impl Present<A>,
+        key: &FlowKey<A>,
+        entry: &FlowEntry<A>,
+    ) -> io::Result<Option<u64>> {
+        let protocol = key.protocol();
+        let Some(now) = present.flow(key)? else {
+            return Ok(Some(0));
+        };
+        let target = present.target(entry.target)?;
+        if now != *entry || !self.is_over(protocol, entry, target) {
+            return Ok(None);
+        }
+        let peer = peer(present, key, entry)?;
+        if peer.is_some_and(|peer| !self.is_over(protocol, &peer, target)) {
+            return Ok(None);
+        }
+        let mut keys = [Some(*key), peer.map(|_| entry.peer_key(protocol))];
+        if entry.direction() == Direction::Reply {
+            keys.reverse();
+        }
+        let mut removed = 0;
+        for key in keys.iter().flatten() {
+            removed += u64::from(present.remove(key)?);
+        }
+        Ok(Some(removed))
+    }
+}
+
+/// An entry's target, unless its id is somebody else's by now.
+fn holder<A>(entry: &FlowEntry<A>, target: Option<TargetEntry>) -> Option<TargetEntry> {
+    target.filter(|target| target.generation == entry.generation)
 }
 
 /// The entry of a flow's other direction. What has its key may be another
 /// flow's by now.
-fn peer<A: Keyed>(
-    table: BorrowedFd<'_>,
+fn peer<A: Address>(
+    present: &impl Present<A>,
     key: &FlowKey<A>,
     entry: &FlowEntry<A>,
-) -> io::Result<Option<FlowEntry<A>>>
-where
-    FlowKey<A>: Pod,
-    FlowEntry<A>: Pod,
-{
+) -> io::Result<Option<FlowEntry<A>>> {
     if entry.is_dsr() {
         return Ok(None);
     }
-    let peer: Option<FlowEntry<A>> = syscall::look_up(table, &entry.peer_key(key.protocol()))?;
-    Ok(peer.filter(|peer| peer.rewrite == key.endpoints.reversed()))
+    let peer = present.flow(&entry.peer_key(key.protocol()))?;
+    let whose = |it: &FlowEntry<A>| (it.target, it.generation);
+    Ok(peer.filter(|it| it.rewrite == key.endpoints.reversed() && whose(it) == whose(entry)))
 }
 
 /// The data path's clock, see [`FlowEntry::last_seen`].
@@ -247,3 +309,6 @@ fn monotonic_seconds() -> io::Result<u32> {
     }
     Ok(time.tv_sec as u32)
 }
+
+#[cfg(test)]
+mod tests;
