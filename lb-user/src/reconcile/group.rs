@@ -48,6 +48,7 @@ pub(super) fn add_group(
 ) -> Option<Balance> {
     let group_id = inputs.ids.group(&group.name)?;
     let mut candidates = Vec::new();
+    let mut cut_off = Vec::new();
     for target in &group.targets {
         let key = TargetKey::new(group, target);
         let Some(id) = inputs.ids.target(&key) else {
@@ -61,9 +62,14 @@ pub(super) fn add_group(
                 health: health(&key),
                 parts: inputs.slow_starts.get(&key).copied(),
             }),
-            Err(problem) => report(problems, problem),
+            Err(problem) => {
+                report(problems, problem);
+                let known = targets::known(inputs, id);
+                cut_off.extend(known.map(|entry| (id, entry, health(&key))));
+            }
         }
     }
+    keep_cut_off(group, health, cut_off, state);
     let mut balance = balance(group, &candidates);
     let factor = factor(&balance, &candidates);
     for mut candidate in candidates {
@@ -81,6 +87,31 @@ pub(super) fn add_group(
     let slots = tables.get(group_id, &balance.members, group.table_size, seed);
     state.tables.insert(group_id, slots);
     Some(balance)
+}
+
+/// Targets that can't be reached now, an interface may be down for a moment:
+/// what the data path has of them stays, so that their flows can go on when the
+/// way is back, but they take no new flow. Whether they keep their flows goes by
+/// their health as always, and by that of the whole group.
+fn keep_cut_off(
+    group: &TargetGroup,
+    health: &impl Fn(&TargetKey) -> Availability,
+    cut_off: Vec<(u32, TargetEntry, Availability)>,
+    state: &mut MapState,
+) {
+    let keys = group.targets.iter().map(|it| TargetKey::new(group, it));
+    let healthy = keys.filter(|key| health(key) != Availability::Unhealthy);
+    let is_open = group
+        .fail_open
+        .is_open(healthy.count(), group.targets.len());
+    for (id, mut entry, health) in cut_off {
+        entry.flags &= !TargetEntry::ACCEPTS;
+        let ends = health == Availability::Unhealthy && group.on_unhealthy == OnUnhealthy::Reset;
+        if ends && !is_open {
+            entry.flags &= !TargetEntry::KEEPS;
+        }
+        state.targets.insert(id, entry);
+    }
 }
 
 /// A target that can be reached.

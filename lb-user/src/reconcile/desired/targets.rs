@@ -66,6 +66,13 @@ pub(in crate::reconcile) fn entry(
     Ok(entry)
 }
 
+/// A target's entry as the data path has it. One of another generation would be
+/// the id's former holder.
+pub(in crate::reconcile) fn known(inputs: &Inputs<'_>, id: u32) -> Option<TargetEntry> {
+    let known = inputs.applied.targets.get(&id).copied();
+    known.filter(|it| it.generation == inputs.ids.generation(id))
+}
+
 fn encapsulate(entry: &mut TargetEntry, tunnel: Tunnel, way: Way) {
     entry.flags |= TargetEntry::DSR;
     entry.encapsulation = tunnel.encapsulation as u8;

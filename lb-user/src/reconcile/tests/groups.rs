@@ -169,6 +169,70 @@ fn what_drains_stays_but_takes_no_new_flow() {
     }
 }
 
+/// An interface that is down for a moment takes the routes of its targets away,
+/// or leaves them a way that doesn't work. Their flows go on when it is back.
+#[test]
+fn a_target_without_a_way_stays_but_takes_no_new_flow() {
+    let reached = IpAddr::from([10, 0, 1, 9]);
+    let up = host();
+    let mut down = host();
+    down.routes.remove(&reached);
+    let mut elsewhere = host();
+    let route = elsewhere.routes[&IpAddr::from([10, 0, 2, 9])];
+    elsewhere.routes.insert(reached, route);
+    // (attributes, health of the target and of another, keeps its flows)
+    type Case<'a> = (&'a str, [Availability; 2], bool);
+    let keep = "on_unhealthy = \"keep\"";
+    let cases: &[Case<'_>] = &[
+        ("", [H, H], true),
+        ("", [I, H], true),
+        ("", [U, H], false),
+        ("", [U, U], true),
+        ("fail_open = false", [U, U], false),
+        (keep, [U, H], true),
+    ];
+    for (attributes, health, keeps) in cases {
+        let list = "targets = [\"10.0.1.9:1\", \":2\"]";
+        let config = config(&group(":80", &format!("{attributes}\n{list}")));
+        let mut ids = Ids::new(config.capacity);
+        ids.assign(&config, &BTreeSet::new());
+        let mut keys = TargetKey::all(&config);
+        let id = ids.target(&keys.next().unwrap()).unwrap();
+        let want = |host: &Host, applied: &MapState, health: [Availability; 2]| {
+            let inputs = Inputs {
+                config: &config,
+                host,
+                attached: &BTreeMap::from([(ETH0, XdpHook::Native)]),
+                ids: &ids,
+                draining: &BTreeSet::new(),
+                slow_starts: &BTreeMap::new(),
+                applied,
+            };
+            desired(&inputs, &mut Tables::default(), of(&health))
+        };
+        let before = want(&up, &MapState::default(), [H, H]).state;
+        for host in [&down, &elsewhere] {
+            let case = format!("{attributes} {health:?}");
+            let cut_off = want(host, &before, *health);
+            assert_eq!(cut_off.problems.len(), 1, "{case}");
+            let mut entry = cut_off.state.targets[&id];
+            assert_eq!(entry.has(TargetEntry::KEEPS), *keeps, "{case}");
+            assert!(!entry.has(TargetEntry::ACCEPTS), "{case}");
+            assert!(!cut_off.state.tables[&0].contains(&(id as u16)), "{case}");
+            entry.flags = before.targets[&id].flags;
+            assert_eq!(entry, before.targets[&id], "{case}");
+            let changes = diff(&before, &cut_off.state);
+            let clears = |change: &Change| matches!(change, Change::ClearTarget(_));
+            assert!(!changes.iter().any(clears), "{case}");
+
+            let after = want(&up, &cut_off.state, [H, H]);
+            assert_eq!((after.state, after.problems), (before.clone(), vec![]));
+        }
+        let never = want(&down, &MapState::default(), *health).state;
+        assert!(!never.targets.contains_key(&id), "it never had a way");
+    }
+}
+
 /// What another target left behind under the same id isn't the one that drains.
 #[test]
 fn what_drains_is_known_by_its_generation() {
