@@ -15,12 +15,14 @@ pub struct FragmentKey<A> {
     pub protocol: u32,
 }
 
-/// The ports that the first fragment has.
+/// The ports that the first fragment has, and when it came, in seconds of
+/// CLOCK_MONOTONIC.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct FragmentEntry {
     pub source_port: Be16,
     pub destination_port: Be16,
+    pub second: u32,
 }
 
 crate::map_value!(FragmentKey<Ipv4>, FragmentKey<Ipv6>, FragmentEntry);

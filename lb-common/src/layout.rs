@@ -16,7 +16,7 @@ mod tests {
         assert_eq!(size_of::<FlowEntry6>(), 52);
         assert_eq!(size_of::<FragmentKey<Ipv4>>(), 16);
         assert_eq!(size_of::<FragmentKey<Ipv6>>(), 40);
-        assert_eq!(size_of::<FragmentEntry>(), 4);
+        assert_eq!(size_of::<FragmentEntry>(), 8);
         assert_eq!(size_of::<SourceKey<Ipv4>>(), 8);
         assert_eq!(size_of::<SourceKey<Ipv6>>(), 20);
         assert_eq!(size_of::<ListenerKey4>(), 8);
@@ -27,7 +27,7 @@ mod tests {
         assert_eq!(size_of::<VipEntry>(), 4);
         assert_eq!(size_of::<ListenerEntry>(), 16);
         assert_eq!(size_of::<TargetEntry>(), 64);
-        assert_eq!(size_of::<Settings>(), 24);
+        assert_eq!(size_of::<Settings>(), 32);
         assert_eq!(size_of::<InterfaceEntry>(), 16);
         assert_eq!(size_of::<Traffic>(), 40);
     }

@@ -13,6 +13,7 @@
 
 pub mod checksum;
 pub mod counters;
+pub mod filter;
 pub mod flow;
 pub mod fragment;
 pub mod hash;

@@ -53,6 +53,9 @@ pub const MAX_EXTENSION_HEADERS: usize = 6;
 pub const MAX_EXTENSION_BYTES: usize = 256;
 /// Datagrams whose fragments are followed at once, per address family.
 pub const MAX_FRAGMENTED: u32 = 16_384;
+/// Seconds for which later fragments follow their first one: as long as Linux
+/// waits for them (`net.ipv4.ipfrag_time`).
+pub const FRAGMENT_SECONDS: u32 = 30;
 /// Prefixes of all security groups together, per address family.
 pub const MAX_SECURITY_PREFIXES: u32 = 131_072;
 /// Security groups at the most: one a listener, and id 0 is none.
@@ -62,6 +65,9 @@ pub const MAX_SECURITY_GROUPS: u32 = MAX_LISTENERS;
 pub const MAX_LISTENER_RANGES: u32 = 65_536;
 /// Source prefixes whose new flows are counted at once.
 pub const MAX_SOURCE_RATES: u32 = 65_536;
+/// Destinations whose next hop a CPU keeps, a power of two. Two with the same
+/// slot cost each other a look at the routing table.
+pub const ROUTE_SLOTS: u32 = 1_024;
 /// "Too big" messages that one CPU sends in a second at the most.
 pub const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
 /// Link-layer addresses of this host that the data path can know.

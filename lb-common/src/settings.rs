@@ -18,6 +18,11 @@ pub struct Settings {
     /// TCP after both FINs or a RST.
     pub closing_timeout: u32,
     pub udp_timeout: u32,
+    /// Answers of the routing table are kept for the rest of a second, unless
+    /// this changes; 0: none is kept, as the host has policy rules that may look
+    /// at more of a packet than its destination.
+    pub route_epoch: u32,
+    pub padding: u32,
 }
 
 impl Settings {

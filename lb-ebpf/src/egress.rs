@@ -16,7 +16,7 @@ use network_types::udp::UdpHdr;
 
 use crate::{
     family::Family,
-    flow::{self, Clock, Hook, Known},
+    flow::{self, Hook, Known},
     fragment, icmp,
     max_segment::{self, Replaced},
     nat::{self, TCP_CHECKSUM, UDP_CHECKSUM},
@@ -59,6 +59,11 @@ fn reply_of<F: Family>(skb: *mut __sk_buff) -> Result<(), DropReason> {
     let work = Work::<F>::of_this_cpu(User::Egress).ok_or(DropReason::Internal)?;
     parse(skb, work)?;
     if work.parsed.ip.protocol == F::ICMP {
+        // What it quotes may not be linear, without being missed so far.
+        let ctx = TcContext::new(skb);
+        if Packet::of_skb(&ctx).length() < HEADERS.min(ctx.len()) as usize {
+            return Err(DropReason::Truncated);
+        }
         find_error(skb, work)?;
         return rewrite_error(skb, work);
     }
@@ -68,6 +73,7 @@ fn reply_of<F: Family>(skb: *mut __sk_buff) -> Result<(), DropReason> {
 
 #[inline(never)]
 fn parse<F: Family>(skb: *mut __sk_buff, work: &mut Work<F>) -> Result<(), DropReason> {
+    work.now = flow::now();
     parse::frame(&Packet::of_skb(&TcContext::new(skb)), &mut work.parsed)
 }
 
@@ -84,13 +90,13 @@ fn rewrite_error<F: Family>(skb: *mut __sk_buff, work: &mut Work<F>) -> Result<(
 #[inline(never)]
 fn find<F: Family>(skb: *mut __sk_buff, work: &mut Work<F>) -> Result<(), DropReason> {
     let ctx = &TcContext::new(skb);
-    match flow::find(work, &Clock::now(), Hook::Egress) {
+    match flow::find(work, Hook::Egress) {
         Known::Flow => {}
         // Its client has been told, or will be when it goes on.
         Known::Over => return Err(DropReason::FlowReset),
         Known::Nothing => return Err(DropReason::NotOurs),
     }
-    fragment::remember(&work.parsed);
+    fragment::remember(&work.parsed, work.now);
     count(ctx, work);
     Ok(())
 }

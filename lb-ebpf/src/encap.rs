@@ -17,7 +17,8 @@ use crate::{
     packet::{Packet, bounded},
     parse::Ip,
     pipeline,
-    transmit::{self, Request, Way},
+    route::{self, Request},
+    transmit::{self, Way},
     work::{Work, address},
 };
 
@@ -66,7 +67,7 @@ fn directly<F: Family>(
         type_of_service: ip.type_of_service,
         length: ip.length,
     };
-    let next_hop = transmit::route(ctx, tags, &request, &mut work.mtu)?;
+    let next_hop = route::find(ctx, tags, &request, work.now, &mut work.mtu)?;
     if let Way::Handoff(interface) = next_hop.way {
         let via = Via {
             family: F::LINUX_FAMILY,
@@ -77,7 +78,7 @@ fn directly<F: Family>(
     let packet = Packet::of_xdp(ctx);
     max_segment::clamp(&packet, &work.parsed, &work.flow);
     lower_time_to_live(&packet, ip, ip.network(), time_to_live)?;
-    transmit::address(ctx, &next_hop)?;
+    transmit::address(ctx, next_hop)?;
     work.way = next_hop.way;
     Ok(())
 }
@@ -131,7 +132,7 @@ fn wrap<F: Family, O: Family>(
         type_of_service: ip.type_of_service,
         length,
     };
-    let next_hop = transmit::route(ctx, tags, &request, &mut work.mtu)
+    let next_hop = route::find(ctx, tags, &request, work.now, &mut work.mtu)
         .inspect_err(|_| work.mtu = work.mtu.saturating_sub(overhead))?;
 
     max_segment::clamp(&Packet::of_xdp(ctx), &work.parsed, &work.flow);
@@ -145,7 +146,7 @@ fn wrap<F: Family, O: Family>(
     if let Way::Handoff(interface) = next_hop.way {
         handoff::note(ctx, interface, tags.count, None)?;
     }
-    transmit::address(ctx, &next_hop)?;
+    transmit::address(ctx, next_hop)?;
     work.way = next_hop.way;
     Ok(())
 }

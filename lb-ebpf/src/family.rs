@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::bpf_fib_lookup;
 use lb_common::{
     Address, Be16, Ipv4, Ipv6, checksum::Delta, counters::DropReason, flow::Endpoints,
-    listener::ListenerLimits,
+    listener::ListenerLimits, wire::Wide,
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
@@ -64,6 +64,8 @@ pub trait Family: Address + 'static {
     fn header_checksum(packet: &Packet, network: usize) -> Option<u16>;
     /// Writes a whole header without options; `None` if there is no room.
     fn write_header(packet: &Packet, network: usize, header: &NewHeader<Self>) -> Option<()>;
+    /// What of a packet's source a route may depend on.
+    fn route_source(source: Self) -> Wide;
     /// Sets family, addresses and type of service of a route look-up.
     fn fill_route(query: &mut bpf_fib_lookup, source: Self, destination: Self, tos: u8);
 
@@ -232,6 +234,11 @@ impl Family for Ipv4 {
     }
 
     #[inline(always)]
+    fn route_source(_source: Self) -> Wide {
+        [0; 4]
+    }
+
+    #[inline(always)]
     fn fill_route(query: &mut bpf_fib_lookup, source: Self, destination: Self, tos: u8) {
         query.family = Self::LINUX_FAMILY;
         query.__bindgen_anon_2.tos = tos;
@@ -306,6 +313,12 @@ impl Family for Ipv6 {
         packet.write(network + 6, [header.protocol, header.time_to_live])?;
         write_ipv6(packet, network + 8, header.source)?;
         write_ipv6(packet, network + 24, header.destination)
+    }
+
+    /// "From" in `ip -6 route`.
+    #[inline(always)]
+    fn route_source(source: Self) -> Wide {
+        source.to_wide()
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use lb_common::{
     flow::{FlowEntry, FlowKey, TCP},
     settings::Settings,
     target::TargetEntry,
-    tcp::{Direction, Flags, State},
+    tcp::{Direction, State},
 };
 
 use crate::{
@@ -22,28 +22,20 @@ use crate::{
     work::{self, Work},
 };
 
-/// The present second, and what it means for a flow.
-pub struct Clock {
-    pub now: u32,
+/// The present second of CLOCK_MONOTONIC.
+#[inline(always)]
+pub fn now() -> u32 {
+    // SAFETY: the helper has no arguments and no failure.
+    let nanoseconds = unsafe { bpf_ktime_get_coarse_ns() };
+    (nanoseconds / 1_000_000_000) as u32
 }
 
-impl Clock {
-    #[inline(always)]
-    pub fn now() -> Self {
-        // SAFETY: the helper has no arguments and no failure.
-        let nanoseconds = unsafe { bpf_ktime_get_coarse_ns() };
-        Self {
-            now: (nanoseconds / 1_000_000_000) as u32,
-        }
-    }
-
-    /// Whether a time lies further back than `seconds`. Another CPU may have
-    /// written it after this one has looked at the clock: then it doesn't.
-    #[inline(always)]
-    fn is_past(&self, time: u32, seconds: u32) -> bool {
-        let since = self.now.wrapping_sub(time) as i32;
-        since > 0 && since as u32 > seconds
-    }
+/// Whether a time lies further back than `seconds`. Another CPU may have
+/// written it after this one has looked at the clock: then it doesn't.
+#[inline(always)]
+pub fn is_past(now: u32, time: u32, seconds: u32) -> bool {
+    let since = now.wrapping_sub(time) as i32;
+    since > 0 && since as u32 > seconds
 }
 
 /// What the configuration sets for the whole data path.
@@ -57,6 +49,8 @@ pub fn settings() -> &'static Settings {
         established_timeout: 0,
         closing_timeout: 0,
         udp_timeout: 0,
+        route_epoch: 0,
+        padding: 0,
     };
     maps::SETTINGS.get(0).unwrap_or(&NONE)
 }
@@ -92,38 +86,41 @@ impl Hook {
 pub enum Known {
     /// It belongs to a flow, which has been refreshed.
     Flow,
-    /// Its flow was idle for too long or has lost its target: TCP is to be told.
+    /// Its TCP flow was idle for too long or has lost its target: to be told.
     Over,
     Nothing,
 }
 
 /// Finds the flow that a packet belongs to. One that has ended, timed out or
-/// lost its target is none any more, and its entries are removed.
+/// lost its target is none any more. Its entries are removed, but for those of
+/// TCP that wasn't closed: whoever goes on with it, and however often, is to be
+/// told and not to be balanced anew. They go with the next SYN, or the sweep.
 #[inline(always)]
-pub fn find<F: Family>(work: &mut Work<F>, clock: &Clock, hook: Hook) -> Known {
+pub fn find<F: Family>(work: &mut Work<F>, hook: Hook) -> Known {
     let parsed = &work.parsed;
     let Some((pointer, table)) = look_up::<F>(&parsed.key) else {
         return Known::Nothing;
     };
-    // SAFETY: the pointer is into a map that stays valid for this packet, since
-    // the kernel frees entries after an RCU grace period. Another CPU may write
-    // the fields at once; each is one aligned integer that stands for itself.
+    // SAFETY: the memory stays a map's entry for this packet: the kernel frees
+    // none before an RCU grace period. But it may give a removed one to another
+    // flow at once, and another CPU may write the fields: each is one aligned
+    // integer. A packet in such a race may be lost; what lasts is checked again,
+    // see `promote`.
     let entry = unsafe { &mut *pointer };
     if !hook.takes(entry) {
         return Known::Nothing;
     }
     let reopened = parsed.flags.opens() && entry.state().is_closing();
     let begins = entry.direction() == Direction::Forward && reopened;
-    if begins || !has_target(entry) || timed_out(&parsed.key, entry, clock) {
+    if begins || !has_target(entry) || timed_out(&parsed.key, entry, work.now) {
         let closed = entry.state().is_closed();
+        if parsed.key.protocol() == TCP && !closed && !parsed.flags.opens() {
+            return Known::Over;
+        }
         remove(&parsed.key, entry);
-        let told = parsed.key.protocol() == TCP
-            && parsed.has_transport()
-            && !closed
-            && !parsed.flags.has(Flags::SYN | Flags::RST);
-        return if told { Known::Over } else { Known::Nothing };
+        return Known::Nothing;
     }
-    refresh(parsed, entry, table, clock);
+    refresh(parsed, entry, table, work.now);
     work.set_flow(entry);
     Known::Flow
 }
@@ -162,14 +159,14 @@ fn is_current<F: Family>(entry: &FlowEntry<F>) -> bool {
 
 /// A flow is idle when both of its directions are.
 #[inline(always)]
-fn timed_out<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>, clock: &Clock) -> bool {
+fn timed_out<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>, now: u32) -> bool {
     let timeout = settings().timeout(entry.state(), key.protocol());
-    if !clock.is_past(entry.last_seen, timeout) {
+    if !is_past(now, entry.last_seen, timeout) {
         return false;
     }
     match peer(key, entry) {
         // SAFETY: as in `find`.
-        Some(peer) => clock.is_past(unsafe { (*peer).last_seen }, timeout),
+        Some(peer) => is_past(now, unsafe { (*peer).last_seen }, timeout),
         None => true,
     }
 }
@@ -188,12 +185,12 @@ fn peer<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>) -> Option<*mut FlowEn
 }
 
 #[inline(always)]
-fn refresh<F: Family>(parsed: &Parsed<F>, entry: &mut FlowEntry<F>, table: Table, clock: &Clock) {
+fn refresh<F: Family>(parsed: &Parsed<F>, entry: &mut FlowEntry<F>, table: Table, now: u32) {
     let before = entry.state();
     let after = entry.state_after(parsed.flags);
-    let ticked = entry.last_seen != clock.now;
+    let ticked = entry.last_seen != now;
     if ticked {
-        entry.last_seen = clock.now;
+        entry.last_seen = now;
     }
     if after != before {
         entry.state = after.0;
@@ -215,6 +212,9 @@ fn refresh<F: Family>(parsed: &Parsed<F>, entry: &mut FlowEntry<F>, table: Table
 #[inline(always)]
 fn promote<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>) {
     let entry = copied(entry);
+    if !is_of(key, &entry) {
+        return;
+    }
     let (peer_key, peer) = entry.peer(key);
     if !entry.is_dsr() && F::established().insert(peer_key, peer, ANY).is_err() {
         stats::count(DropReason::FlowTableFull);
@@ -232,6 +232,18 @@ fn promote<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>) {
         forget(F::half_open().remove(peer_key));
     }
     forget(F::half_open().remove(key));
+}
+
+/// Whether an entry is really the one of this key: its memory may have become
+/// another flow's meanwhile. Its peer leads back, or without one it leaves the
+/// addresses as they are.
+#[inline(always)]
+fn is_of<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>) -> bool {
+    if !entry.is_dsr() {
+        return peer(key, entry).is_some();
+    }
+    let (at, to) = (&key.endpoints, &entry.rewrite);
+    at.source == to.source && at.destination == to.destination
 }
 
 /// Removes both directions of a flow, given one.

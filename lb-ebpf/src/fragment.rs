@@ -2,15 +2,16 @@
 //! flow; it leaves its ports for the later ones.
 
 use lb_common::{
-    Be16,
     counters::DropReason,
     fragment::{FragmentEntry, FragmentKey},
+    limits::FRAGMENT_SECONDS,
     listener::VipEntry,
     tcp::Flags,
 };
 
 use crate::{
     family::Family,
+    flow::{forget, is_past, now},
     listener,
     parse::{Ip, Parsed, Part, transport::Header},
 };
@@ -22,7 +23,9 @@ use crate::{
 pub fn transport<F: Family>(ip: &Ip<F>) -> Result<Header, DropReason> {
     // SAFETY: the entry is copied at once, and each of its fields stands for
     // itself.
-    if let Some(&entry) = unsafe { F::fragments().get(key(ip)) } {
+    if let Some(&entry) = unsafe { F::fragments().get(key(ip)) }
+        && !is_past(now(), entry.second, FRAGMENT_SECONDS)
+    {
         return Ok(Header {
             source_port: entry.source_port,
             destination_port: entry.destination_port,
@@ -35,15 +38,23 @@ pub fn transport<F: Family>(ip: &Ip<F>) -> Result<Header, DropReason> {
     })
 }
 
+/// A datagram begins: what an older one with its identification has left is
+/// void, also if this one isn't ours.
+#[inline(always)]
+pub fn begin<F: Family>(ip: &Ip<F>) {
+    forget(F::fragments().remove(key(ip)));
+}
+
 /// Leaves a first fragment's ports for those that follow.
 #[inline(always)]
-pub fn remember<F: Family>(parsed: &Parsed<F>) {
+pub fn remember<F: Family>(parsed: &Parsed<F>, now: u32) {
     if parsed.ip.fragment.part != Part::First {
         return;
     }
     let entry = FragmentEntry {
         source_port: parsed.key.endpoints.source_port,
         destination_port: parsed.key.endpoints.destination_port,
+        second: now,
     };
     // Without the entry the later ones are lost, which they can be anyway.
     let _ = F::fragments().insert(key(&parsed.ip), entry, 0);
@@ -58,5 +69,3 @@ fn key<F: Family>(ip: &Ip<F>) -> FragmentKey<F> {
         protocol: u32::from(ip.protocol),
     }
 }
-
-const _: () = assert!(size_of::<FragmentEntry>() == 2 * size_of::<Be16>());

@@ -17,13 +17,14 @@ use lb_common::{
 
 use crate::{
     family::{Family, NewHeader},
-    flow::{self, Clock, Hook},
+    flow::{self, Hook},
     handoff, limit, link, listener, nat,
     packet::Packet,
     parse::{Ip, Part},
     pipeline,
-    transmit::{self, Request, Way},
-    work::Work,
+    route::{self, Request},
+    transmit::{self, Way},
+    work::{Work, copy},
 };
 
 /// Bytes of an ICMP header, behind which an error quotes a packet.
@@ -87,7 +88,7 @@ fn find_quoted<F: Family>(
 #[inline(always)]
 pub fn forward<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
     if !work.flow.is_local() {
-        route(ctx, work)?;
+        next_hop(ctx, work)?;
         rewrite(ctx, work)?;
         return transmit::address(&XdpContext::new(ctx), &work.next_hop);
     }
@@ -97,7 +98,7 @@ pub fn forward<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), Dr
 }
 
 #[inline(never)]
-fn route<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+fn next_hop<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
     let ctx = &XdpContext::new(ctx);
     let outer = outer(work);
     let (ip, tags) = (&mut work.parsed.ip, &work.parsed.tags);
@@ -111,7 +112,8 @@ fn route<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReas
     };
     // An error is never answered by another (RFC 1122, section 3.2.2).
     let mut mtu = 0;
-    work.next_hop = transmit::route(ctx, tags, &request, &mut mtu)?;
+    let next_hop = route::find(ctx, tags, &request, work.now, &mut mtu)?;
+    copy(next_hop, &mut work.next_hop);
     work.way = work.next_hop.way;
     if let Way::Handoff(interface) = work.way {
         handoff::note(ctx, interface, tags.count, None)?;
@@ -253,7 +255,7 @@ pub fn too_big<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), Dr
     let ctx = &XdpContext::new(ctx);
     let (ip, tags) = (&work.parsed.ip, &work.parsed.tags);
     let may_be_told = work.mtu != 0 && ip.protocol != F::ICMP && ip.fragment.part != Part::Later;
-    if !may_be_told || !limit::icmp_error(Clock::now().now) {
+    if !may_be_told || !limit::icmp_error(work.now) {
         return Err(DropReason::TooBig);
     }
     let packet = link::grow(ctx, tags, F::HEADER + HEADER, F::ETHERTYPE)?;

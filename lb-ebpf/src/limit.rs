@@ -12,28 +12,24 @@ use lb_common::{
     wire::Wide,
 };
 
-use crate::{family::Family, flow::Clock, maps};
+use crate::{family::Family, maps};
 
 /// Admits one more new flow, or says which limit forbids it. The source's own
 /// limit comes first: a flood from one prefix doesn't use up the listener's.
 #[inline(always)]
-pub fn admit<F: Family>(
-    listener: &ListenerEntry,
-    source: F,
-    clock: &Clock,
-) -> Result<(), DropReason> {
+pub fn admit<F: Family>(listener: &ListenerEntry, source: F, now: u32) -> Result<(), DropReason> {
     if !listener.has(ListenerEntry::LIMITED) {
         return Ok(());
     }
     let Some(limits) = maps::LISTENER_LIMITS.get(listener.id) else {
         return Ok(());
     };
-    if limits.new_flows_per_source != 0 && !source_may(listener.id, limits, source, clock) {
+    if limits.new_flows_per_source != 0 && !source_may(listener.id, limits, source, now) {
         return Err(DropReason::SourceLimit);
     }
     if limits.new_flows != 0
         && let Some(window) = maps::LISTENER_RATES.get_ptr_mut(listener.id)
-        && !take(window, clock.now, limits.new_flows)
+        && !take(window, now, limits.new_flows)
     {
         return Err(DropReason::NewFlowLimit);
     }
@@ -41,16 +37,16 @@ pub fn admit<F: Family>(
 }
 
 #[inline(always)]
-fn source_may<F: Family>(listener: u32, limits: &ListenerLimits, source: F, clock: &Clock) -> bool {
+fn source_may<F: Family>(listener: u32, limits: &ListenerLimits, source: F, now: u32) -> bool {
     let key = SourceRateKey {
         prefix: masked(source.to_wide(), F::source_prefix(limits)),
         listener,
     };
     if let Some(window) = maps::SOURCE_RATES.get_ptr_mut(key) {
-        return take(window, clock.now, limits.new_flows_per_source);
+        return take(window, now, limits.new_flows_per_source);
     }
     let first = Window {
-        second: clock.now,
+        second: now,
         count: 1,
     };
     // Another CPU's may have come first; then this one goes uncounted.

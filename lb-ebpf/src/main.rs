@@ -18,6 +18,7 @@
 mod egress;
 mod encap;
 mod family;
+mod filter;
 mod flow;
 mod fragment;
 mod handoff;
@@ -32,6 +33,7 @@ mod packet;
 mod parse;
 mod pipeline;
 mod reset;
+mod route;
 mod security_group;
 mod select;
 mod stats;

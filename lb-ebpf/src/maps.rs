@@ -12,12 +12,13 @@ use aya_ebpf::{
 use lb_common::{
     Ipv4, Ipv6,
     counters::{DropReason, Traffic},
+    filter::Filter,
     flow::{FlowEntry, FlowKey},
     fragment::{FragmentEntry, FragmentKey},
     limits::{
         ENTRIES_PER_FLOW, MAX_FLOWS, MAX_FRAGMENTED, MAX_GROUPS, MAX_INTERFACES,
         MAX_LISTENER_ADDRESSES, MAX_LISTENER_RANGES, MAX_LISTENERS, MAX_MACS,
-        MAX_SECURITY_PREFIXES, MAX_SOURCE_RATES, MAX_TARGETS, SLOTS_PER_ELEMENT,
+        MAX_SECURITY_PREFIXES, MAX_SOURCE_RATES, MAX_TARGETS, ROUTE_SLOTS, SLOTS_PER_ELEMENT,
     },
     listener::{ListenerEntry, ListenerKey, ListenerLimits, SourceRateKey, VipEntry, Window},
     security_group::SourceKey,
@@ -25,7 +26,7 @@ use lb_common::{
     target::TargetEntry,
 };
 
-use crate::work;
+use crate::{route, work};
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 const FLOW_ENTRIES: usize = (MAX_FLOWS * ENTRIES_PER_FLOW) as usize;
@@ -108,12 +109,20 @@ pub static MAGLEV: ArrayOfMaps<MaglevTable, { MAX_GROUPS as usize }> = ArrayOfMa
 
 pub type MaglevTable = Array<[u16; SLOTS_PER_ELEMENT as usize], 1, { BPF_F_INNER_MAP as usize }>;
 
+/// Addresses that packets of ours have, see [`lb_common::filter`].
+#[btf_map]
+pub static FILTER: Array<Filter, 1> = Array::new();
+
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
 
 #[btf_map]
 pub static INTERFACES: HashMap<u32, InterfaceEntry, { MAX_INTERFACES as usize }, ON_DEMAND> =
     HashMap::new();
+
+/// Answers of the routing table, see [`crate::route`].
+#[btf_map]
+pub static ROUTES: PerCpuArray<route::Slot, { ROUTE_SLOTS as usize }> = PerCpuArray::new();
 
 /// Where a packet's stages leave what they found, see [`crate::work`].
 #[btf_map]

@@ -1,6 +1,6 @@
 //! The only access to packet memory.
 
-use core::arch::asm;
+use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::xdp_md,
@@ -105,7 +105,7 @@ impl Packet {
         let pointer = self.at::<T>(offset)?;
         // SAFETY: `at` has checked that all of T lies in the packet, and every
         // T that is read here is made of integers, valid for any bits.
-        Some(unsafe { pointer.read_unaligned() })
+        Some(unsafe { load(pointer) })
     }
 
     /// Words at `offset`, which must be even, as they lie in memory: half the
@@ -133,9 +133,74 @@ impl Packet {
     pub fn write<T: Copy>(&self, offset: usize, value: T) -> Option<()> {
         let pointer = self.at::<T>(offset)?;
         // SAFETY: as in `read`; the kernel gives this program write access.
-        unsafe { pointer.write_unaligned(value) };
+        unsafe { store(pointer, value) };
         Some(())
     }
+}
+
+/// Reads a T whatever its alignment, in as few loads as it has words. The
+/// compiler would go byte by byte, for it takes no misaligned access to be
+/// allowed on this target; to packets the kernel allows it wherever the CPU
+/// does.
+///
+/// # Safety
+/// T lies wholly in the packet, and is valid for any bits.
+#[inline(always)]
+unsafe fn load<T: Copy>(from: *const T) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    let to: *mut u8 = value.as_mut_ptr().cast();
+    let from: *const u8 = from.cast();
+    let mut at = 0;
+    macro_rules! pieces {
+        ($word:ty, $load:literal) => {
+            while at + size_of::<$word>() <= size_of::<T>() {
+                let word: u64;
+                // SAFETY: a load of the word at `at`, which lies in the packet;
+                // and a store to it in `value`.
+                unsafe {
+                    asm!($load, out(reg) word, in(reg) from.add(at),
+                        options(pure, readonly, nostack, preserves_flags));
+                    to.add(at).cast::<$word>().write_unaligned(word as $word);
+                }
+                at += size_of::<$word>();
+            }
+        };
+    }
+    pieces!(u64, "{0} = *(u64 *)({1} + 0)");
+    pieces!(u32, "{0} = *(u32 *)({1} + 0)");
+    pieces!(u16, "{0} = *(u16 *)({1} + 0)");
+    pieces!(u8, "{0} = *(u8 *)({1} + 0)");
+    // SAFETY: every byte has been written.
+    unsafe { value.assume_init() }
+}
+
+/// Writes a T whatever its alignment, as [`load`] reads one.
+///
+/// # Safety
+/// T lies wholly in the packet, and has no padding.
+#[inline(always)]
+unsafe fn store<T: Copy>(to: *mut T, value: T) {
+    let from: *const u8 = (&raw const value).cast();
+    let to: *mut u8 = to.cast();
+    let mut at = 0;
+    macro_rules! pieces {
+        ($word:ty, $store:literal) => {
+            while at + size_of::<$word>() <= size_of::<T>() {
+                // SAFETY: a load of the word at `at` in `value`, and a store to
+                // it in the packet.
+                unsafe {
+                    let word = u64::from(from.add(at).cast::<$word>().read_unaligned());
+                    asm!($store, in(reg) word, in(reg) to.add(at),
+                        options(nostack, preserves_flags));
+                }
+                at += size_of::<$word>();
+            }
+        };
+    }
+    pieces!(u64, "*(u64 *)({1} + 0) = {0}");
+    pieces!(u32, "*(u32 *)({1} + 0) = {0}");
+    pieces!(u16, "*(u16 *)({1} + 0) = {0}");
+    pieces!(u8, "*(u8 *)({1} + 0) = {0}");
 }
 
 /// Hides from the compiler where an offset comes from. Of several offsets with

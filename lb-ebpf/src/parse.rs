@@ -112,7 +112,12 @@ pub fn frame<F: Family>(packet: &Packet, parsed: &mut Parsed<F>) -> Result<(), D
     let transport = match ip.fragment.part {
         _ if ip.protocol == F::ICMP => none,
         Part::Later => fragment::transport(&ip)?,
-        Part::Whole | Part::First => transport::parse(packet, &ip)?,
+        Part::First => {
+            let transport = transport::parse(packet, &ip)?;
+            fragment::begin(&ip);
+            transport
+        }
+        Part::Whole => transport::parse(packet, &ip)?,
     };
     parsed.key = FlowKey::new(
         Endpoints {

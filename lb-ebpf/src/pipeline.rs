@@ -12,11 +12,14 @@ use lb_common::counters::DropReason;
 use crate::{
     encap,
     family::Family,
-    flow::{self, Clock, Hook, Known},
+    filter,
+    flow::{self, Hook, Known},
     fragment, handoff, icmp, limit, link, listener, max_segment, nat,
     packet::Packet,
-    parse, reset, security_group, select, stats,
-    transmit::{self, Request, Way},
+    parse, reset,
+    route::{self, Request},
+    security_group, select, stats,
+    transmit::{self, Way},
     work::{User, Work},
 };
 
@@ -34,6 +37,10 @@ pub fn ingress<F: Family>(ctx: *mut xdp_md) -> Result<Way, DropReason> {
 fn forward<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
     parse(ctx, work)?;
     let is_icmp = work.parsed.ip.protocol == F::ICMP;
+    if !is_icmp {
+        filter::check(&work.parsed)?;
+    }
+    work.now = flow::now();
     if is_icmp {
         icmp::find(ctx, work)?;
     } else {
@@ -81,7 +88,7 @@ fn parse<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReas
 /// Finds the packet's flow.
 #[inline(never)]
 fn find<F: Family>(work: &mut Work<F>) -> Known {
-    flow::find(work, &Clock::now(), Hook::Ingress)
+    flow::find(work, Hook::Ingress)
 }
 
 /// Finds the listener of a packet that belongs to no flow, and whether it may
@@ -91,13 +98,13 @@ fn admit<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReas
     work.listener = listener::find(&work.parsed.key)?;
     link::check_destination(&Packet::of_xdp(&XdpContext::new(ctx)))?;
     security_group::check(&work.listener, work.parsed.ip.source)?;
-    limit::admit(&work.listener, work.parsed.ip.source, &Clock::now())
+    limit::admit(&work.listener, work.parsed.ip.source, work.now)
 }
 
 /// Picks the target of a flow that begins.
 #[inline(never)]
 fn select<F: Family>(work: &mut Work<F>) {
-    select::search(work, &Clock::now());
+    select::search(work);
 }
 
 /// Begins the flow.
@@ -110,7 +117,7 @@ fn begin<F: Family>(work: &mut Work<F>) -> Result<(), DropReason> {
 
 #[inline(never)]
 fn account<F: Family>(work: &mut Work<F>) {
-    fragment::remember(&work.parsed);
+    fragment::remember(&work.parsed, work.now);
     stats::traffic(&work.flow, 1, u64::from(work.parsed.ip.length));
 }
 
@@ -134,7 +141,7 @@ fn send<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReaso
         type_of_service: parsed.ip.type_of_service,
         length: parsed.ip.length,
     };
-    let next_hop = transmit::route(ctx, &parsed.tags, &request, &mut work.mtu)?;
+    let next_hop = route::find(ctx, &parsed.tags, &request, work.now, &mut work.mtu)?;
     if let Way::Handoff(interface) = next_hop.way {
         handoff::note(ctx, interface, parsed.tags.count, None)?;
     }
@@ -142,7 +149,7 @@ fn send<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReaso
     let packet = Packet::of_xdp(ctx);
     max_segment::clamp(&packet, parsed, flow);
     nat::rewrite(&packet, parsed, &flow.rewrite, time_to_live)?;
-    transmit::address(ctx, &next_hop)?;
+    transmit::address(ctx, next_hop)?;
     work.way = next_hop.way;
     Ok(())
 }

@@ -15,11 +15,15 @@ use crate::{
 
 const TIME_TO_LIVE: u8 = 64;
 
-/// Turns the packet into a RST to its sender.
+/// Turns the packet into a RST to its sender. A RST is never answered, nor a
+/// fragment that has no numbers.
 #[inline(never)]
 pub fn answer<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
     let ctx = &XdpContext::new(ctx);
     let parsed = &work.parsed;
+    if !parsed.has_transport() || parsed.flags.has(Flags::RST) {
+        return Err(DropReason::FlowReset);
+    }
     let packet = Packet::of_xdp(ctx);
     let numbers = Numbers::answering(&packet, parsed).ok_or(DropReason::Internal)?;
     let length = parsed.ip.network() + F::HEADER + TcpHdr::LEN;

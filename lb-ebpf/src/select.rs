@@ -25,7 +25,7 @@ use lb_common::{
 
 use crate::{
     family::Family,
-    flow::{self, ANY, Clock, NO_EXIST, forget},
+    flow::{self, ANY, NO_EXIST, forget},
     maps, stats,
     work::{Work, address, copy},
 };
@@ -34,12 +34,12 @@ const STEPS: u32 = SELECT_ATTEMPTS * PORT_ATTEMPTS;
 
 /// Picks a target for the packet, and enters the flow's reply direction.
 #[inline(always)]
-pub fn search<F: Family>(work: &mut Work<F>, clock: &Clock) {
+pub fn search<F: Family>(work: &mut Work<F>) {
     let (parsed, listener, search) = (&work.parsed, &work.listener, &mut work.search);
     let hash_key = flow::settings().hash_key;
     let hash = hash_of(&parsed.key, listener, hash_key);
     search.key = parsed.key;
-    search.flow.last_seen = clock.now;
+    search.flow.last_seen = work.now;
     search.flow.listener = listener.id as u16;
     search.flags = parsed.flags;
     search.resumes = parsed.key.protocol() == TCP && !parsed.flags.has(Flags::SYN);
@@ -297,10 +297,15 @@ impl<F: Family> Search<F> {
         }
         self.flow.rewrite.source_port = Be16::new(self.ports.spare as u16);
         let (reply_key, reply) = self.flow.peer(&self.key);
-        let holder = F::established().get_ptr_mut(reply_key);
-        if let Some(holder) = holder.or(F::half_open().get_ptr_mut(reply_key)) {
+        let established = F::established().get_ptr_mut(reply_key);
+        if let Some(holder) = established.or(F::half_open().get_ptr_mut(reply_key)) {
             // SAFETY: see `flow::find`.
-            flow::remove(&reply_key, unsafe { &*holder });
+            let holder = unsafe { &*holder };
+            // It may have been confirmed since.
+            if established.is_some() && !holder.state().is_closed() {
+                return false;
+            }
+            flow::remove(&reply_key, holder);
         }
         F::half_open().insert(reply_key, reply, NO_EXIST).is_ok()
     }

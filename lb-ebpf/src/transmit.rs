@@ -1,20 +1,12 @@
-//! The way out: next hop, and `XDP_TX`, redirect or a handoff to the kernel.
+//! The way out: `XDP_TX`, redirect or a handoff to the kernel.
 
-use core::mem::MaybeUninit;
-
-use aya_ebpf::{
-    EbpfContext,
-    bindings::{self, bpf_fib_lookup},
-    helpers::generated::{bpf_fib_lookup as fib_lookup, bpf_redirect},
-    programs::XdpContext,
-};
+use aya_ebpf::{helpers::generated::bpf_redirect, programs::XdpContext};
 use lb_common::{
     counters::DropReason,
     settings::{InterfaceEntry, VlanTag},
 };
 
 use crate::{
-    family::Family,
     handoff,
     link::{self, Macs},
     maps,
@@ -38,126 +30,16 @@ pub enum Way {
 
 /// A way out with the link-layer header for it.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct NextHop {
     pub way: Way,
-    macs: Macs,
-    tag_count: usize,
-    tags: [VlanTag; 2],
-}
-
-/// What is asked of the routing table.
-pub struct Request<F> {
-    pub source: F,
-    pub destination: F,
-    pub protocol: u8,
-    pub type_of_service: u8,
-    /// Of the packet, IP header included.
-    pub length: u16,
-}
-
-/// `bpf_fib_lookup` ends with `smac` and `dmac`, which fill the last twelve of
-/// its 64 bytes.
-#[inline(always)]
-fn macs_of(answer: &bpf_fib_lookup) -> Macs {
-    const { assert!(core::mem::offset_of!(bpf_fib_lookup, smac) == 52) };
-    let words: *const u64 = core::ptr::from_ref(answer).cast();
-    // SAFETY: `answer` lies in a `Query`, aligned to words, eight of them.
-    let (middle, last) = unsafe { (words.add(6).read(), words.add(7).read()) };
-    Macs {
-        source: (middle >> 32) | (last & 0xFFFF) << 32,
-        destination: last >> 16,
-    }
-}
-
-/// Asks the kernel's routing table for the way, for a frame that came with
-/// `tags`. `mtu` is set if the packet is too big for it.
-#[inline(always)]
-pub fn route<F: Family>(
-    ctx: &XdpContext,
-    tags: &Tags,
-    request: &Request<F>,
-    mtu: &mut u16,
-) -> Result<NextHop, DropReason> {
-    let mut query = Query(MaybeUninit::uninit());
-    let query = query.zero();
-    F::fill_route(
-        query,
-        request.source,
-        request.destination,
-        request.type_of_service,
-    );
-    query.l4_protocol = request.protocol;
-    query.ifindex = ctx.ingress_ifindex() as u32;
-    query.__bindgen_anon_1.tot_len = request.length;
-    // SAFETY: `query` is a live struct of the size that is given.
-    let answer = unsafe { fib_lookup(ctx.as_ptr(), query, size_of::<bpf_fib_lookup>() as i32, 0) };
-    let macs = macs_of(query);
-    let handoff = Way::Handoff(query.ifindex);
-    let way = match answer as u32 {
-        bindings::BPF_FIB_LKUP_RET_SUCCESS => way_out(ctx, tags, query.ifindex),
-        // The kernel resolves the neighbour when the tc program sends.
-        bindings::BPF_FIB_LKUP_RET_NO_NEIGH => (handoff, 0, [VlanTag::default(); 2]),
-        bindings::BPF_FIB_LKUP_RET_FRAG_NEEDED => {
-            // SAFETY: the kernel has just written this part of the union.
-            *mtu = unsafe { query.__bindgen_anon_1.mtu_result };
-            return Err(DropReason::TooBig);
-        }
-        bindings::BPF_FIB_LKUP_RET_FWD_DISABLED => return Err(DropReason::ForwardingDisabled),
-        _ => return Err(DropReason::NoRoute),
-    };
-    let (way, tag_count, tags) = way;
-    Ok(NextHop {
-        way,
-        macs,
-        tag_count,
-        tags,
-    })
-}
-
-/// A route query. Aligned to words, to be zeroed in place and by words: of any
-/// other way the compiler makes a call.
-#[repr(C, align(8))]
-struct Query(MaybeUninit<bpf_fib_lookup>);
-
-impl Query {
-    const WORDS: usize = size_of::<bpf_fib_lookup>() / size_of::<u64>();
-
-    #[inline(always)]
-    fn zero(&mut self) -> &mut bpf_fib_lookup {
-        const { assert!(size_of::<bpf_fib_lookup>() == Self::WORDS * size_of::<u64>()) };
-        let words = self.0.as_mut_ptr().cast::<u64>();
-        for word in 0..Self::WORDS {
-            // SAFETY: within the struct, which is aligned to a word and a whole
-            // number of words long.
-            unsafe { words.add(word).write_volatile(0) };
-        }
-        // SAFETY: it is made of integers, for which zero is valid.
-        unsafe { self.0.assume_init_mut() }
-    }
-}
-
-/// Chooses by what the agent knows of the interface. Frames leave XDP with as
-/// many tags as they came with; the kernel does what differs.
-#[inline(always)]
-fn way_out(ctx: &XdpContext, tags: &Tags, interface: u32) -> (Way, usize, [VlanTag; 2]) {
-    let handoff = (Way::Handoff(interface), 0, [VlanTag::default(); 2]);
-    let Some(out) = entry(interface) else {
-        return handoff;
-    };
-    if usize::from(out.tag_count) != tags.count {
-        return handoff;
-    }
-    if out.flags & InterfaceEntry::TRANSMIT != 0 && out.device == ctx.ingress_ifindex() as u32 {
-        return (Way::Transmit, tags.count, out.tags);
-    }
-    if out.flags & InterfaceEntry::REDIRECT != 0 {
-        return (Way::Redirect(out.device), tags.count, out.tags);
-    }
-    handoff
+    pub macs: Macs,
+    pub tag_count: usize,
+    pub tags: [VlanTag; 2],
 }
 
 #[inline(always)]
-fn entry(interface: u32) -> Option<InterfaceEntry> {
+pub fn entry(interface: u32) -> Option<InterfaceEntry> {
     // SAFETY: the agent replaces entries as a whole, and the kernel frees the
     // old one after an RCU grace period; it is copied at once.
     unsafe { maps::INTERFACES.get(interface) }.copied()

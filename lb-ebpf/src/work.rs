@@ -31,6 +31,8 @@ pub struct Work<F> {
     /// How it goes on, once that is known.
     pub way: Way,
     pub next_hop: NextHop,
+    /// The present second of CLOCK_MONOTONIC.
+    pub now: u32,
     /// The largest packet that would have fitted, for one that was too big;
     /// else 0.
     pub mtu: u16,

@@ -210,7 +210,7 @@ fn xdp_features_follow_the_peer() -> Result<()> {
         let host = rig.run(|| async { snapshot(&Netlink::open()?).await })?;
         let features = interface(&host, "eth0")?.xdp_features;
         let features = features.context("the kernel tells no XDP features (before Linux 6.3)")?;
-        Ok::<_, anyhow::Error>(features.takes_redirects())
+        Ok::<_, anyhow::Error>(features.takes_redirects(1_500))
     };
     rig.peer.run("ethtool -K eth0 gro off")?;
     assert!(!takes_redirects()?);

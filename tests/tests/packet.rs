@@ -30,6 +30,7 @@ mod packet {
     mod modes;
     mod not_ours;
     mod reset;
+    mod routes;
     mod security;
     mod selection;
     mod tables;

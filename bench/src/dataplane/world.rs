@@ -242,6 +242,8 @@ fn changes(interface: u32, plan: &Plan) -> Result<Vec<Change>> {
             established_timeout: 6_000,
             closing_timeout: 60,
             udp_timeout: 6_000,
+            route_epoch: 1,
+            padding: 0,
         }),
         Change::SetInterface(
             interface,

@@ -18,7 +18,7 @@ pub fn parse(packet: &Packet, network: usize) -> Result<Ip<Ipv4>, DropReason> {
         // The kernel's own super-packets above 64 KiB ("BIG TCP") carry no
         // length. From the wire this can't be: there the room is an MTU, and
         // the checks below still hold.
-        0 if packet.length() > usize::from(u16::MAX) => u16::MAX,
+        0 if packet.whole_length() > usize::from(u16::MAX) => u16::MAX,
         length => length,
     };
     if length < header_length || !packet.holds(network + usize::from(length)) {

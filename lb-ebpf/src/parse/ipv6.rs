@@ -134,7 +134,17 @@ fn walk(packet: &Packet, chain: &mut Chain) -> Result<(), DropReason> {
     let start = chain.payload;
     for _ in 0..MAX_EXTENSION_HEADERS {
         let length = match chain.protocol {
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
+            ROUTING => {
+                let [_, units, _, segments_left]: [u8; 4] = packet
+                    .read(opaque(chain.payload))
+                    .ok_or(DropReason::Truncated)?;
+                // It goes to other addresses from here: the kernel's business.
+                if segments_left != 0 {
+                    return Err(DropReason::ExtensionHeaders);
+                }
+                (usize::from(units) + 1) * 8
+            }
+            HOP_BY_HOP | DESTINATION_OPTIONS => {
                 let [_, units]: [u8; 2] = packet
                     .read(opaque(chain.payload))
                     .ok_or(DropReason::Truncated)?;

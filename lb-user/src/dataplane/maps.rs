@@ -1,6 +1,7 @@
 //! The maps, typed, and every write to them.
 
 mod family;
+mod filter;
 
 use std::{
     collections::BTreeMap,
@@ -20,9 +21,10 @@ use lb_common::{
     listener::ListenerLimits,
     settings::{InterfaceEntry, Settings},
     target::TargetEntry,
+    wire::wide,
 };
 
-use self::family::FamilyMaps;
+use self::{family::FamilyMaps, filter::AddressFilter};
 use super::{
     error::{MapError, errno},
     flows::{Flows, duplicate, handle},
@@ -46,6 +48,7 @@ pub(super) struct Maps {
     interfaces: HashMap<MapData, u32, InterfaceEntry>,
     macs: HashMap<MapData, u64, u64>,
     targets: Array<MapData, TargetEntry>,
+    filter: AddressFilter,
     maglev: OwnedFd,
     /// The tables in `maglev`, by group, to write single elements.
     tables: BTreeMap<u32, Table>,
@@ -84,6 +87,7 @@ impl Maps {
             interfaces: open(ebpf, "INTERFACES")?,
             macs: open(ebpf, "MACS")?,
             targets: open(ebpf, "TARGETS")?,
+            filter: AddressFilter::take(ebpf)?,
             maglev: handle(ebpf, "MAGLEV")?,
             tables: BTreeMap::new(),
             listener_traffic: open(ebpf, "LISTENER_TRAFFIC")?,
@@ -114,11 +118,14 @@ impl Maps {
                 self.macs.insert(mac, 1, 0),
             ),
             Change::RemoveMac(mac) => removed("MACS", self.macs.remove(mac)),
-            Change::SetTarget(id, entry) => written(
-                "TARGETS",
-                "`targets` under [capacity]",
-                self.targets.set(*id, entry, 0),
-            ),
+            Change::SetTarget(id, entry) => {
+                self.filter.add(filter::of_target(entry))?;
+                written(
+                    "TARGETS",
+                    "`targets` under [capacity]",
+                    self.targets.set(*id, entry, 0),
+                )
+            }
             Change::ClearTarget(id) => {
                 written(
                     "TARGETS",
@@ -147,6 +154,7 @@ impl Maps {
             }
             Change::RemoveRules { id, gone } => self.remove_rules(*id, gone),
             Change::SetVip(address, entry) => {
+                self.filter.add([wide(*address)])?;
                 by_family!(self, *address, |maps, address| maps.set_vip(address, entry))
             }
             Change::RemoveVip(address) => {

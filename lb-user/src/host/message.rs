@@ -30,6 +30,7 @@ pub(super) fn interface(link: &LinkMessage) -> Interface {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::Address(address) => interface.mac = mac(address),
+            LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
             LinkAttribute::Link(index) => parent = Some(*index),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::Controller(index) => interface.controller = Some(*index),
@@ -167,6 +168,12 @@ mod tests {
             (interface.vlan, interface.kind.as_deref()),
             (None, Some("vlan"))
         );
+    }
+
+    #[test]
+    fn an_interface_has_its_mtu() {
+        let message = vlan(&[LinkAttribute::Mtu(9_000)]);
+        assert_eq!(interface(&message).mtu, 9_000);
     }
 
     #[test]

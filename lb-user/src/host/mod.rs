@@ -3,6 +3,7 @@
 
 mod clsact;
 mod features;
+mod local_ports;
 mod message;
 mod netlink;
 
@@ -13,6 +14,7 @@ use lb_common::settings::VlanTag;
 use crate::address::Family;
 
 pub use clsact::Filter;
+pub use local_ports::LocalPorts;
 pub use netlink::{HostChanged, HostError, Netlink};
 
 /// The host at one moment.
@@ -20,6 +22,11 @@ pub use netlink::{HostChanged, HostError, Netlink};
 pub struct Host {
     /// Every interface, by its index.
     pub interfaces: BTreeMap<u32, Interface>,
+    /// Whether the routing table's answers may depend on more of a packet than
+    /// its destination: there are rules besides the kernel's own.
+    pub policy_rules: bool,
+    /// The ports of this host's own connections.
+    pub local_ports: LocalPorts,
     /// The routes that were asked for, by destination. A destination without
     /// any route isn't there.
     pub routes: BTreeMap<IpAddr, Route>,
@@ -43,6 +50,8 @@ pub struct Interface {
     pub controller: Option<u32>,
     /// IPv4 ones first. Of IPv6 link-local ones too.
     pub addresses: Vec<IpAddr>,
+    /// The largest packet that it sends (bytes).
+    pub mtu: u32,
     /// What the driver can do with XDP; `None` if the kernel doesn't tell
     /// (before Linux 6.3).
     pub xdp_features: Option<XdpFeatures>,
@@ -80,10 +89,22 @@ pub struct XdpFeatures(pub u64);
 impl XdpFeatures {
     /// The device takes frames that are redirected to it.
     const NDO_XMIT: u64 = 1 << 2;
+    /// Those of several buffers too.
+    const NDO_XMIT_SG: u64 = 1 << 6;
+    /// The largest packet (bytes) that a frame of one buffer has room for: a
+    /// page but for the room in front (`XDP_PACKET_HEADROOM`), what the kernel
+    /// keeps behind it (`skb_shared_info`) and the Ethernet header.
+    const SINGLE_BUFFER: u32 = 4_096 - 256 - 320 - 14;
 
+    /// Whether frames with packets of up to `mtu` bytes can be redirected to
+    /// the device. It loses those that it doesn't take, and nobody counts them.
     #[must_use]
-    pub fn takes_redirects(self) -> bool {
-        self.0 & Self::NDO_XMIT != 0
+    pub fn takes_redirects(self, mtu: u32) -> bool {
+        let needed = match mtu > Self::SINGLE_BUFFER {
+            true => Self::NDO_XMIT | Self::NDO_XMIT_SG,
+            false => Self::NDO_XMIT,
+        };
+        self.0 & needed == needed
     }
 }
 

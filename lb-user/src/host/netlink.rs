@@ -10,9 +10,10 @@ use std::{
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rtnetlink::{
-    Handle, MulticastGroup, RouteMessageBuilder,
-    packet_route::address::{
-        AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo,
+    Handle, IpVersion, MulticastGroup, RouteMessageBuilder,
+    packet_route::{
+        address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo},
+        rule::{RuleAttribute, RuleMessage},
     },
 };
 use tokio::{
@@ -21,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    Host, Interface, Route, features,
+    Host, Interface, LocalPorts, Route, features,
     message::{interface, own_address, route},
 };
 use crate::address::Family;
@@ -123,6 +124,8 @@ impl Netlink {
     ) -> Result<Host, HostError> {
         let mut host = Host {
             interfaces: self.interfaces().await?,
+            policy_rules: self.policy_rules().await?,
+            local_ports: LocalPorts::read(),
             routes: BTreeMap::new(),
         };
         self.addresses(&mut host.interfaces).await?;
@@ -183,6 +186,22 @@ impl Netlink {
                 .sort_by_key(|&address| Family::of(address));
         }
         Ok(())
+    }
+
+    async fn policy_rules(&self) -> Result<bool, HostError> {
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let mut rules = self.routes.rule().get(version).execute();
+            let failed = |source| HostError::Query {
+                what: "policy rules",
+                source,
+            };
+            while let Some(rule) = rules.try_next().await.map_err(failed)? {
+                if !is_kernels_own(&rule) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     async fn route(&self, destination: IpAddr) -> Result<Option<Route>, HostError> {
@@ -264,6 +283,20 @@ fn for_others_only(message: &mut AddressMessage) {
     message
         .attributes
         .push(AddressAttribute::CacheInfo(lifetime));
+}
+
+/// Whether a rule is one of those that every host has: look at the tables
+/// local, main and default (`fib_default_rules_init`, net/ipv4/fib_rules.c).
+fn is_kernels_own(rule: &RuleMessage) -> bool {
+    let priority = rule
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RuleAttribute::Priority(priority) => Some(*priority),
+            _ => None,
+        });
+    let all = rule.header.src_len == 0 && rule.header.dst_len == 0 && rule.header.tos == 0;
+    all && matches!(priority.unwrap_or(0), 0 | 0x7FFE | 0x7FFF)
 }
 
 fn is_no_route(code: i32) -> bool {

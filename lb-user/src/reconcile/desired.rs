@@ -2,6 +2,7 @@
 
 mod interfaces;
 mod listeners;
+mod local_ports;
 pub(super) mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,7 +66,7 @@ pub fn desired(
     let config = inputs.config;
     let mut problems = BTreeMap::new();
     let mut state = MapState {
-        settings: settings(config.hash_key, &config.timeouts),
+        settings: settings(config.hash_key, &config.timeouts, inputs.host),
         interfaces: interfaces::entries(inputs),
         macs: interfaces::macs(inputs),
         ..MapState::default()
@@ -84,6 +85,7 @@ pub fn desired(
     add_draining(inputs, &mut state);
     listeners::add(inputs, &mut state, &mut problems);
     interfaces::check_forwarding(inputs, &state, &mut problems);
+    local_ports::check(inputs, &state, &mut problems);
     Desired {
         state,
         balances,
@@ -134,7 +136,7 @@ pub(super) fn report(problems: &mut Problems, problem: Problem) {
     problems.insert(problem.to_string(), problem);
 }
 
-fn settings(hash_key: u64, timeouts: &Timeouts) -> Settings {
+fn settings(hash_key: u64, timeouts: &Timeouts, host: &Host) -> Settings {
     let seconds = |time: std::time::Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     Settings {
         hash_key,
@@ -142,6 +144,8 @@ fn settings(hash_key: u64, timeouts: &Timeouts) -> Settings {
         established_timeout: seconds(timeouts.tcp_established),
         closing_timeout: seconds(timeouts.tcp_closing),
         udp_timeout: seconds(timeouts.udp),
+        route_epoch: (!host.policy_rules).into(),
+        padding: 0,
     }
 }
 
@@ -152,9 +156,7 @@ fn add_draining(inputs: &Inputs<'_>, state: &mut MapState) {
         .iter()
         .filter_map(|key| inputs.ids.target(key))
     {
-        let known = inputs.applied.targets.get(&id);
-        // Of another generation it would be the id's former holder.
-        if let Some(&known) = known.filter(|it| it.generation == inputs.ids.generation(id)) {
+        if let Some(known) = targets::known(inputs, id) {
             let flags = known.flags & !TargetEntry::ACCEPTS;
             state.targets.insert(id, TargetEntry { flags, ..known });
         }

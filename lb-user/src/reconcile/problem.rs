@@ -1,6 +1,6 @@
 //! What of a valid configuration doesn't work on this host.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use crate::address::Family;
 
@@ -62,6 +62,19 @@ pub enum Problem {
         }
     )]
     ForwardingOff { interface: String, family: Family },
+    #[error(
+        "source NAT may use ports {} to {}, and this host's own connections, health checks among \
+         them, ports {} to {} (net.ipv4.ip_local_port_range), so a reply that comes to port \
+         {shared}, say, may reach the wrong one of both: set `source_nat.ports`, or that range, so \
+         that they have no port in common",
+        .ports.start(), .ports.end(), .local.start(), .local.end(),
+    )]
+    LocalPorts {
+        ports: RangeInclusive<u16>,
+        local: RangeInclusive<u16>,
+        /// The first that is in both, and not reserved.
+        shared: u16,
+    },
     #[error(
         "the listeners have more than {limit} {family} addresses together: name the addresses to use"
     )]

@@ -80,6 +80,7 @@ fn host() -> Host {
             (address([10, 0, 1, 9]), unicast(ETH0, [10, 0, 1, 1])),
             (address([10, 0, 2, 9]), unicast(ETH1, [10, 0, 2, 1])),
         ]),
+        ..Host::default()
     }
 }
 

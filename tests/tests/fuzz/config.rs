@@ -30,6 +30,8 @@ pub const SETTINGS: Settings = Settings {
     established_timeout: 350,
     closing_timeout: 30,
     udp_timeout: 120,
+    route_epoch: 0,
+    padding: 0,
 };
 
 /// The address that a group's listeners have.

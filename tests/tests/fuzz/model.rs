@@ -172,8 +172,13 @@ impl Model {
     }
 
     /// Reads a frame; later fragments have their first one's ports.
-    fn parse(&self, bytes: &[u8]) -> Result<View, DropReason> {
+    fn parse(&mut self, bytes: &[u8]) -> Result<View, DropReason> {
         let mut view = packet::parse(bytes)?;
+        if let (Part::First(id), false) = (view.part, view.is_icmp()) {
+            let key = &view.key;
+            let datagram = (key.source.0, key.destination.0, id, key.protocol);
+            self.fragments.remove(&datagram);
+        }
         let (Part::Later(id), false) = (view.part, view.is_icmp()) else {
             return Ok(view);
         };

@@ -214,8 +214,18 @@ fn extensions(bytes: &[u8], view: &mut View) -> Result<(), DropReason> {
             break;
         }
         let is_fragment = view.key.protocol == FRAGMENT;
-        if at + if is_fragment { 8 } else { 2 } > bytes.len() {
+        let is_routing = view.key.protocol == ROUTING;
+        let needed = match view.key.protocol {
+            FRAGMENT => 8,
+            ROUTING => 4,
+            _ => 2,
+        };
+        if at + needed > bytes.len() {
             return Err(DropReason::Truncated);
+        }
+        // More addresses to go to.
+        if is_routing && bytes[at + 3] != 0 {
+            return Err(DropReason::ExtensionHeaders);
         }
         let mut length = 8;
         if is_fragment {

@@ -119,6 +119,14 @@ fn what_is_not_known_is_passed() {
         ("264 bytes in all", [long(32), many(1)].concat()),
         ("2,048 bytes", long(255)),
     ];
+    // Its destination isn't the last one.
+    for segments_left in [1, 255] {
+        let (kind, mut header) = routing();
+        header[3] = segments_left;
+        let bytes = syn(vec![(kind, header)]).bytes();
+        let what = format!("{segments_left} segments left");
+        cases.push((what, bytes, R::ExtensionHeaders));
+    }
     for (what, chain) in over {
         cases.push((what.into(), syn(chain).bytes(), R::ExtensionHeaders));
     }

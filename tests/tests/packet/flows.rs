@@ -227,15 +227,22 @@ fn a_flow_ends_with_its_target() {
             "{what}"
         );
         lab.target(2, change);
-        // The target is told, and so is the client when it has lost its flow.
+        // The target is told and the client, whoever goes on first, and as often
+        // as it goes on: neither meets another.
         for (hook, packet) in [
             (Hook::Eth1, target(ACK, port)),
+            (Hook::Eth0, client(ACK, 4000)),
             (Hook::Eth0, client(ACK, 4001)),
+            (Hook::Eth0, client(ACK, 4001)),
+            (Hook::Eth1, target(SYN | ACK, port)),
         ] {
             let (verdict, _) = lab.run(hook, &packet);
             assert_eq!(verdict, Verdict::Transmit, "{what}: RST");
         }
-        let (_, out) = lab.run(Hook::Eth0, &client(ACK, 4000));
+        let counts = Counts::reason(DropReason::FlowReset);
+        let reset = client(RST, 4001);
+        lab.check(&untouched(what, Hook::Eth0, reset, Verdict::Drop, counts));
+        let (_, out) = lab.run(Hook::Eth0, &client(SYN, 4000));
         assert_eq!(out[36..38], 9999u16.to_be_bytes(), "{what}: balanced anew");
     }
     let mut lab = Lab::new();

@@ -93,6 +93,27 @@ fn one_whose_first_is_not_known() {
     }
 }
 
+/// A datagram of nobody's has the identification of a flow's before it.
+#[test]
+fn an_identification_that_is_used_again() {
+    let mut lab = Lab::new();
+    for net in NETS {
+        let ends = Ends::new(net, Mode::SourceNat, true, 0);
+        let ours = long(ends.request(Transport::Udp));
+        for piece in ours.split(40) {
+            let (verdict, _) = lab.run(Hook::Eth0, &piece.bytes());
+            assert_eq!(verdict, Verdict::Redirect);
+        }
+        let other = long(ends.request(Transport::Udp)).with(|f| f.destination.1 = 54);
+        let reasons = [DropReason::NotOurs, DropReason::Fragment];
+        for (piece, reason) in other.split(40).into_iter().zip(reasons) {
+            let counts = Counts::reason(reason);
+            let (hook, bytes) = (Hook::Eth0, piece.bytes());
+            lab.check(&untouched(net.name, hook, bytes, Verdict::Pass, counts));
+        }
+    }
+}
+
 #[test]
 fn a_later_fragment_of_the_hosts_own_is_left_alone() {
     let mut lab = Lab::new();

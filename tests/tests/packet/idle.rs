@@ -15,6 +15,8 @@ const LONG: Settings = Settings {
     established_timeout: 600,
     closing_timeout: 600,
     udp_timeout: 600,
+    route_epoch: 0,
+    padding: 0,
     ..SETTINGS
 };
 

@@ -246,6 +246,8 @@ pub const SETTINGS: Settings = Settings {
     established_timeout: 350,
     closing_timeout: 30,
     udp_timeout: 120,
+    route_epoch: 0,
+    padding: 0,
 };
 
 /// See [`Lab::fill`].

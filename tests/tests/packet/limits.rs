@@ -173,7 +173,7 @@ fn of_a_target() {
             assert!(!syn(&mut lab, 14), "one less");
         }
 
-        // And one that was idle, which its target goes on with.
+        // And one that was idle, which its client begins anew.
         lab.apply(Change::SetSettings(Settings {
             established_timeout: 0,
             ..SETTINGS
@@ -181,7 +181,9 @@ fn of_a_target() {
         clock::ticks(1);
         let idle = ends(2).reply(Transport::Tcp(ACK)).bytes();
         assert_eq!(lab.run(Hook::Eth1, &idle).0, Verdict::Transmit);
-        assert!(syn(&mut lab, 15), "none is left");
+        assert!(!syn(&mut lab, 15), "not before it is removed");
+        assert!(syn(&mut lab, 2), "the same client");
+        assert!(syn(&mut lab, 15), "and another");
         lab.apply(Change::SetSettings(SETTINGS));
     }
 }

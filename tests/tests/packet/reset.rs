@@ -128,24 +128,33 @@ fn for_each_of_the_reasons() {
             edit(&mut lab, &ends);
             let what = format!("{what}, {}", ends.what());
             let input = ends.request(Transport::Tcp(ACK));
-            lab.check(&step(what, Hook::Eth0, &input));
+            // As often as it goes on, until it begins anew.
+            for _ in 0..2 {
+                lab.check(&step(what.clone(), Hook::Eth0, &input));
+            }
+            assert_eq!(lab.flows(ends.net).1, 2, "{what}");
+            lab.run(Hook::Eth0, &ends.request(Transport::Tcp(SYN)).bytes());
+            assert_eq!(lab.flows(ends.net).1, 0, "{what}");
             lab.apply(Change::SetSettings(SETTINGS));
-            assert_eq!(lab.flows(ends.net), (0, 0));
         }
     }
 }
 
-/// A flow that is over silently, so that its packet is one of no flow.
+/// A flow that is over silently, or whose packet is one of no flow.
 #[test]
 fn nothing_else_is_answered() {
     let mut lab = Lab::new();
-    for (n, flags) in [(0, SYN), (1, SYN | ACK), (2, RST), (3, RST | ACK)] {
+    for (n, flags, reason) in [
+        (0, SYN, DropReason::NoTarget),
+        (1, RST, DropReason::FlowReset),
+        (2, RST | ACK, DropReason::FlowReset),
+    ] {
         for ends in Ends::all(n).filter(|ends| !ends.udp) {
             ends.open(&mut lab);
             gone(&mut lab, &ends);
             let input = ends.request(Transport::Tcp(flags)).bytes();
             let what = format!("{flags:#x}, {}", ends.what());
-            let counts = Counts::reason(DropReason::NoTarget);
+            let counts = Counts::reason(reason);
             lab.check(&untouched(what, Hook::Eth0, input, Verdict::Drop, counts));
         }
     }

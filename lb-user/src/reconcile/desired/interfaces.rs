@@ -62,16 +62,18 @@ fn entry(inputs: &Inputs<'_>, interface: &Interface) -> Option<InterfaceEntry> {
     }
     Some(InterfaceEntry {
         device: device.index,
-        flags: capabilities(inputs, device),
+        flags: capabilities(inputs, device, interface.mtu),
         tag_count: tag_count as u16,
         tags,
     })
 }
 
-fn capabilities(inputs: &Inputs<'_>, device: &Interface) -> u16 {
+/// For packets of up to `mtu` bytes, which a VLAN may have fewer of than its
+/// parent.
+fn capabilities(inputs: &Inputs<'_>, device: &Interface, mtu: u32) -> u16 {
     let takes_redirects = device
         .xdp_features
-        .is_some_and(|features| features.takes_redirects());
+        .is_some_and(|features| features.takes_redirects(mtu));
     let hook = inputs.attached.get(&device.index);
     // Generic XDP sends by the stack, which any Ethernet device takes. But a
     // frame that native XDP took in needs the other driver's help to leave.

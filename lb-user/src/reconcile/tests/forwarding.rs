@@ -91,6 +91,41 @@ fn an_encapsulating_group_serves_both_families() {
     assert_eq!((state.listeners.len(), v6), (2, 1));
 }
 
+/// A connection of this host and a flow may then have the same addresses and
+/// ports.
+#[test]
+fn source_nat_and_the_hosts_own_ports() {
+    let nat = group(":80", "targets = [\"10.0.1.9:80\"]");
+    let kept = group(
+        ":80",
+        "preserve_client_ip = true\ntargets = [\"10.0.1.9:80\"]",
+    );
+    let local = group(":80", "targets = [\":81\"]");
+    let ports = "source_nat.ports = \"30000-40000\"\n";
+    let said = |text: &str, host: &Host| -> Vec<String> {
+        let got = wanted(&config(text), host, XdpHook::Native, healthy);
+        got.problems.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(said(&nat, &host()), [""; 0], "the defaults");
+    assert_eq!(
+        said(&format!("{ports}{nat}"), &host()),
+        [
+            "source NAT may use ports 30000 to 40000, and this host's own connections, health \
+             checks among them, ports 32768 to 60999 (net.ipv4.ip_local_port_range), so a reply \
+             that comes to port 32768, say, may reach the wrong one of both: set \
+             `source_nat.ports`, or that range, so that they have no port in common"
+        ]
+    );
+    for without in [kept, local] {
+        assert_eq!(said(&format!("{ports}{without}"), &host()), [""; 0]);
+    }
+    let mut wide = host();
+    wide.local_ports.range = 1_024..=65_535;
+    assert_eq!(said(&nat, &wide).len(), 1);
+    wide.local_ports.reserved = vec![1_024..=32_767];
+    assert_eq!(said(&nat, &wide), [""; 0]);
+}
+
 #[test]
 fn entries_have_the_groups_attributes() {
     for (hash, flags) in [

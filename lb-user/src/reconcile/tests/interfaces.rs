@@ -74,6 +74,47 @@ fn generic_mode_redirects_to_ethernet_only() {
     assert_eq!(flags(XdpHook::Native, 30), Some(0));
 }
 
+/// A driver loses frames of several buffers unless it says that it takes them.
+#[test]
+fn jumbo_frames_are_redirected_only_to_who_takes_them() {
+    const ONE: u64 = 0b100;
+    const SEVERAL: u64 = 0b100_0000;
+    // (MTU, features, redirects, redirects of a VLAN with an MTU of 1,500)
+    let cases = [
+        (1_500, ONE, true, true),
+        (3_506, ONE, true, true),
+        (3_507, ONE, false, true),
+        (9_000, ONE, false, true),
+        (9_000, ONE | SEVERAL, true, true),
+        (9_000, SEVERAL, false, false),
+        (1_500, 0, false, false),
+    ];
+    let config = config(&group(":80", "targets = [\":1\"]"));
+    for (mtu, features, own, vlan) in cases {
+        let mut host = host();
+        let eth1 = host.interfaces.get_mut(&ETH1).unwrap();
+        eth1.mtu = mtu;
+        eth1.xdp_features = Some(XdpFeatures(features));
+        let tag = VlanTag {
+            protocol: 0x8100,
+            id: 5,
+        };
+        let device = Interface {
+            mtu: 1_500,
+            vlan: Some(Vlan { parent: ETH1, tag }),
+            ..interface(20, "eth1.5", [10, 9, 0, 1])
+        };
+        host.interfaces.insert(20, device);
+        let redirects = |hook, index| {
+            let entries = wanted(&config, &host, hook, healthy).state.interfaces;
+            entries[&index].flags & InterfaceEntry::REDIRECT != 0
+        };
+        let native = [ETH1, 20].map(|index| redirects(XdpHook::Native, index));
+        assert_eq!(native, [own, vlan], "{mtu} {features:#b}");
+        assert!(redirects(XdpHook::Generic, ETH1), "by the stack");
+    }
+}
+
 #[test]
 fn an_interface_that_goes_is_a_problem_and_stops_nothing_else() {
     let config = config(&group("10.0.1.1:80", "targets = [\":1\"]"));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use lb_common::{counters::DropReason, target::TargetEntry};
 
 use super::{
-    super::packet::{ACK, FIN, Key, Part, RST, SYN, TCP, View},
+    super::packet::{ACK, FIN, Key, RST, SYN, TCP, View},
     Model,
 };
 
@@ -143,14 +143,12 @@ impl Model {
         let opens = view.flags & (SYN | ACK | RST | FIN) == SYN;
         let begins = opens && !flow.reply && flow.seen.is_closing();
         if begins || !self.has_target(&flow) || self.is_idle(&view.key, &flow) {
+            // Whoever goes on with a TCP flow is told; a SYN begins another.
+            if view.key.protocol == TCP && !flow.seen.is_closed() && !opens {
+                return Err(DropReason::FlowReset);
+            }
             self.remove(&view.key);
-            let is_segment = view.key.protocol == TCP && !matches!(view.part, Part::Later(_));
-            let told = is_segment && !flow.seen.is_closed() && view.flags & (SYN | RST) == 0;
-            return if told {
-                Err(DropReason::FlowReset)
-            } else {
-                Ok(None)
-            };
+            return Ok(None);
         }
         Ok(Some(self.refresh(view)))
     }

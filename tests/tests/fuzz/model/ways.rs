@@ -108,6 +108,12 @@ impl Model {
         let reason = refusal.reason;
         self.counts.reason(reason);
         let answer = view.and_then(|view| match reason {
+            // Neither a RST is answered nor what has no sequence number.
+            DropReason::FlowReset
+                if matches!(view.part, Part::Later(_)) || view.flags & RST != 0 =>
+            {
+                None
+            }
             DropReason::FlowReset => Some((reset(bytes, &view), view.tags)),
             DropReason::EchoAnswered => Some((echo_reply(bytes, &view), view.tags)),
             DropReason::TooBig => Some((self.too_big(bytes, &view, refusal.mtu)?, view.tags)),
