@@ -22,6 +22,8 @@ pub use netlink::{HostChanged, HostError, Netlink};
 pub struct Host {
     /// Every interface, by its index.
     pub interfaces: BTreeMap<u32, Interface>,
+    /// Of the snapshot: each has a higher one than those before; never 0.
+    pub number: u32,
     /// Whether the routing table's answers may depend on more of a packet than
     /// its destination: there are rules besides the kernel's own.
     pub policy_rules: bool,

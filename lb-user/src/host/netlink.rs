@@ -5,6 +5,10 @@ use std::{
     future::ready,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -67,6 +71,7 @@ pub struct HostChanged;
 pub struct Netlink {
     pub(super) routes: Handle,
     generic: genetlink::GenetlinkHandle,
+    snapshots: Arc<AtomicU32>,
 }
 
 impl Netlink {
@@ -77,7 +82,11 @@ impl Netlink {
         tokio::spawn(connection);
         let (connection, generic, _) = genetlink::new_connection()?;
         tokio::spawn(connection);
-        Ok(Self { routes, generic })
+        Ok(Self {
+            routes,
+            generic,
+            snapshots: Arc::new(AtomicU32::new(1)),
+        })
     }
 
     /// Tells whenever links, addresses, routes or rules have changed; several
@@ -124,6 +133,7 @@ impl Netlink {
     ) -> Result<Host, HostError> {
         let mut host = Host {
             interfaces: self.interfaces().await?,
+            number: self.snapshots.fetch_add(1, Ordering::Relaxed).max(1),
             policy_rules: self.policy_rules().await?,
             local_ports: LocalPorts::read(),
             routes: BTreeMap::new(),

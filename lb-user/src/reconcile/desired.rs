@@ -144,7 +144,7 @@ fn settings(hash_key: u64, timeouts: &Timeouts, host: &Host) -> Settings {
         established_timeout: seconds(timeouts.tcp_established),
         closing_timeout: seconds(timeouts.tcp_closing),
         udp_timeout: seconds(timeouts.udp),
-        route_epoch: (!host.policy_rules).into(),
+        route_epoch: if host.policy_rules { 0 } else { host.number },
         padding: 0,
     }
 }

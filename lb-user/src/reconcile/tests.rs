@@ -144,6 +144,26 @@ fn targets_are_local_or_rewritten_as_their_route_says() {
     assert_eq!((nat.first_source_port, nat.last_source_port), (1024, 32767));
 }
 
+/// Each look at the host voids what the data path keeps of it; with policy
+/// rules nothing is kept.
+#[test]
+fn answers_of_the_routing_table_are_kept_unless_rules_look_at_more() {
+    let config = config(&group(":80", "targets = [\":8081\"]"));
+    let epoch = |number, policy_rules| {
+        let host = Host {
+            number,
+            policy_rules,
+            ..host()
+        };
+        let got = wanted(&config, &host, XdpHook::Native, healthy);
+        got.state.settings.route_epoch
+    };
+    assert_eq!(
+        [epoch(7, false), epoch(8, false), epoch(9, true)],
+        [7, 8, 0]
+    );
+}
+
 #[test]
 fn what_does_not_work_is_said_and_left_out() {
     let list = "targets = [\"10.0.1.9:80\", \"10.0.2.9:80\", \"10.0.3.9:80\"]";
