@@ -25,7 +25,10 @@ use nix::{
 };
 use xlb_tests::interrupt;
 
-use crate::report::{self, Row};
+use crate::{
+    docs,
+    report::{self, Row},
+};
 
 #[derive(Args)]
 pub struct Options {
@@ -38,6 +41,9 @@ pub struct Options {
     /// Only cases whose name contains this, and what they are compared with
     #[arg(long)]
     only: Option<String>,
+    /// Write the figures to docs/benchmarks.md in this folder, with a diagram
+    #[arg(long, value_name = "FOLDER")]
+    record: Option<PathBuf>,
     /// Write the rows to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -73,6 +79,13 @@ fn pinned(options: &Options) -> Result<()> {
     if let Some(path) = &options.json {
         std::fs::write(path, serde_json::to_string_pretty(&rows)?)
             .with_context(|| format!("can't write {}", path.display()))?;
+    }
+    if let Some(folder) = &options.record {
+        let how = format!(
+            "{} rounds of {} packets a case, all on one CPU",
+            options.rounds, options.packets
+        );
+        docs::record(folder, &how, &rows)?;
     }
     Ok(())
 }

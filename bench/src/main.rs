@@ -1,6 +1,7 @@
 //! xlb's benchmarks. `cargo xtask bench` builds and runs them.
 
 mod dataplane;
+mod docs;
 mod report;
 
 use std::process::ExitCode;

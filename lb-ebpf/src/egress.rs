@@ -73,7 +73,7 @@ fn reply_of<F: Family>(skb: *mut __sk_buff) -> Result<(), DropReason> {
 
 #[inline(never)]
 fn parse<F: Family>(skb: *mut __sk_buff, work: &mut Work<F>) -> Result<(), DropReason> {
-    work.now = flow::now();
+    work.look_at_the_clock();
     parse::frame(&Packet::of_skb(&TcContext::new(skb)), &mut work.parsed)
 }
 

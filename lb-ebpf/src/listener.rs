@@ -14,14 +14,14 @@ use crate::family::Family;
 #[inline(always)]
 pub fn find<F: Family>(key: &FlowKey<F>) -> Result<ListenerEntry, DropReason> {
     let at = &key.endpoints;
-    let vip = vip(&at.destination).ok_or(DropReason::NotOurs)?;
     let key = ListenerKey::new(at.destination, at.destination_port, key.protocol());
     // SAFETY: the entry is copied at once; the agent replaces entries as a
-    // whole, and the kernel frees the old one after an RCU grace period.
+    // whole, and the memory of an old one stays an entry of this map for as long
+    // as this program runs.
     if let Some(&listener) = unsafe { F::listeners().get(key) } {
         return Ok(listener);
     }
-    if !vip.has(VipEntry::RANGES) {
+    if !vip(&at.destination).is_some_and(|vip| vip.has(VipEntry::RANGES)) {
         return Err(DropReason::NotOurs);
     }
     F::listener_ranges()

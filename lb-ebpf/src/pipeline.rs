@@ -40,7 +40,7 @@ fn forward<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropRe
     if !is_icmp {
         filter::check(&work.parsed)?;
     }
-    work.now = flow::now();
+    work.look_at_the_clock();
     if is_icmp {
         icmp::find(ctx, work)?;
     } else {

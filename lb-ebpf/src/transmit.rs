@@ -40,8 +40,9 @@ pub struct NextHop {
 
 #[inline(always)]
 pub fn entry(interface: u32) -> Option<InterfaceEntry> {
-    // SAFETY: the agent replaces entries as a whole, and the kernel frees the
-    // old one after an RCU grace period; it is copied at once.
+    // SAFETY: it is copied at once; the agent replaces entries as a whole, and
+    // the memory of an old one stays an entry of this map for as long as this
+    // program runs.
     unsafe { maps::INTERFACES.get(interface) }.copied()
 }
 

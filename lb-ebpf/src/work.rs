@@ -5,10 +5,12 @@
 //! Nothing else uses a slot while a program does: programs of one hook run one
 //! after the other on a CPU (softirq), and each hook and family has a slot.
 
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use lb_common::{flow::FlowEntry, listener::ListenerEntry, wire::Wide};
 
 use crate::{
     family::Family,
+    flow,
     icmp::Quote,
     maps,
     parse::Parsed,
@@ -31,8 +33,10 @@ pub struct Work<F> {
     /// How it goes on, once that is known.
     pub way: Way,
     pub next_hop: NextHop,
-    /// The present second of CLOCK_MONOTONIC.
+    /// The present second of CLOCK_MONOTONIC, see [`Work::look_at_the_clock`].
     pub now: u32,
+    /// The kernel's tick in which that was found.
+    tick: u64,
     /// The largest packet that would have fitted, for one that was too big;
     /// else 0.
     pub mtu: u16,
@@ -69,6 +73,18 @@ pub fn address<F: Family>(wide: &Wide) -> F {
 }
 
 impl<F: Family> Work<F> {
+    /// Sets `now`. The coarse clock moves with the kernel's ticks, and to read
+    /// their count costs nothing; so it is asked only when there was a new one.
+    #[inline(always)]
+    pub fn look_at_the_clock(&mut self) {
+        // SAFETY: the helper has no arguments and no failure.
+        let tick = unsafe { bpf_jiffies64() };
+        if tick != self.tick {
+            self.tick = tick;
+            self.now = flow::now();
+        }
+    }
+
     #[inline(always)]
     pub fn set_flow(&mut self, flow: &FlowEntry<F>) {
         copy(flow, &mut self.flow);

@@ -5,6 +5,7 @@ mod clsact;
 mod features;
 mod local_ports;
 mod message;
+mod neighbours;
 mod netlink;
 
 use std::{collections::BTreeMap, net::IpAddr};

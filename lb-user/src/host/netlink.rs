@@ -28,6 +28,7 @@ use tokio::{
 use super::{
     Host, Interface, LocalPorts, Route, features,
     message::{interface, own_address, route},
+    neighbours::Neighbours,
 };
 use crate::address::Family;
 
@@ -89,13 +90,14 @@ impl Netlink {
         })
     }
 
-    /// Tells whenever links, addresses, routes or rules have changed; several
+    /// Tells whenever links, addresses, routes or rules have changed, or the
+    /// link-layer address of a neighbour; several
     /// changes in a row as one, and at most one a second.
     ///
     /// # Errors
     /// If the kernel gives no netlink socket.
     pub fn watch(&self) -> Result<mpsc::Receiver<HostChanged>, HostError> {
-        let (connection, _handle, mut messages) = rtnetlink::new_multicast_connection(&[
+        let (connection, _handle, messages) = rtnetlink::new_multicast_connection(&[
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
@@ -105,10 +107,13 @@ impl Netlink {
             MulticastGroup::Ipv6Route,
             MulticastGroup::Ipv6Rule,
             MulticastGroup::Ipv6Netconf,
+            MulticastGroup::Neigh,
         ])?;
         tokio::spawn(connection);
         let (sender, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
+            let mut neighbours = Neighbours::default();
+            let mut messages = messages.filter(|(message, _)| ready(neighbours.is_news(message)));
             let mut earliest = Instant::now();
             while messages.next().await.is_some() {
                 let tell = sleep_until(earliest.max(Instant::now() + DEBOUNCE));
