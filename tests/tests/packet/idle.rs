@@ -7,7 +7,8 @@ use super::{
     builder::{ACK, FIN, Frame, RST, SYN, Transport},
     clock,
     flows::{client, handshake, source_port, target},
-    lab::{CLIENT, Hook, Lab, NAT_VIP, SETTINGS, SOURCE, TARGET, Verdict},
+    lab::{Hook, Lab, SETTINGS, Verdict},
+    net::{NETS, Net, both},
 };
 
 const LONG: Settings = Settings {
@@ -63,24 +64,24 @@ const TIMEOUTS: [(&str, Edit); 4] = [
 ];
 
 /// Runs a flow's packets; what they were rewritten to stays here.
-fn converse(lab: &mut Lab, packets: &[Packet], client_port: u16) {
+fn converse(lab: &mut Lab, net: Net, packets: &[Packet], client_port: u16) {
     let mut seen = 0;
     for &(transport, forward) in packets {
         let udp = transport == Transport::Udp;
         let (service, port) = if udp { (53, 5300) } else { (80, 8080) };
         if forward {
-            let frame = Frame::new(transport, (CLIENT, client_port), (NAT_VIP, service));
+            let frame = Frame::new(transport, (net.client, client_port), (net.nat_vip, service));
             seen = source_port(&lab.run(Hook::Eth0, &frame.bytes()).1);
         } else {
-            let frame = Frame::new(transport, (TARGET, port), (SOURCE, seen));
+            let frame = Frame::new(transport, (net.target, port), (net.source, seen));
             lab.run(Hook::Eth1, &frame.bytes());
         }
     }
 }
 
-fn new_flows(lab: &Lab) -> u64 {
+fn new_flows(lab: &Lab, net: Net) -> u64 {
     let of = |id| lab.dataplane.target_traffic(id).unwrap().new_flows;
-    of(2) + of(3)
+    of(net.base + 2) + of(net.base + 3)
 }
 
 /// TCP's client is told that its flow is over, unless it had closed it.
@@ -97,13 +98,15 @@ fn resets(lab: &Lab) -> u64 {
 fn each_state_has_its_timeout() {
     let mut lab = Lab::new();
     lab.apply(Change::SetSettings(LONG));
-    for id in [2, 3] {
-        lab.target(id, |t| t.last_source_port = 30_000);
-    }
     let port = |turn: usize, state: usize| (4000 + 100 * turn + state) as u16;
-    for turn in 0..TIMEOUTS.len() {
-        for (n, (_, _, packets)) in STATES.iter().enumerate() {
-            converse(&mut lab, packets, port(turn, n));
+    for net in NETS {
+        for id in [2, 3] {
+            lab.target(net.base + id, |t| t.last_source_port = 30_000);
+        }
+        for turn in 0..TIMEOUTS.len() {
+            for (n, (_, _, packets)) in STATES.iter().enumerate() {
+                converse(&mut lab, net, packets, port(turn, n));
+            }
         }
     }
     clock::ticks(1);
@@ -111,12 +114,15 @@ fn each_state_has_its_timeout() {
         let mut settings = LONG;
         edit(&mut settings);
         lab.apply(Change::SetSettings(settings));
-        for (n, (state, its, packets)) in STATES.iter().enumerate() {
-            let before = new_flows(&lab) + resets(&lab);
-            let next = if packets[0] == D { D } else { A };
-            converse(&mut lab, &[next], port(turn, n));
-            let over = new_flows(&lab) + resets(&lab) > before;
-            assert_eq!(over, *its == timeout, "{state}, without {timeout} timeout");
+        for net in NETS {
+            for (n, (state, its, packets)) in STATES.iter().enumerate() {
+                let before = new_flows(&lab, net) + resets(&lab);
+                let next = if packets[0] == D { D } else { A };
+                converse(&mut lab, net, &[next], port(turn, n));
+                let over = new_flows(&lab, net) + resets(&lab) > before;
+                let what = format!("{}, {state}, without {timeout} timeout", net.name);
+                assert_eq!(over, *its == timeout, "{what}");
+            }
         }
     }
 }
@@ -129,38 +135,46 @@ fn a_flow_with_traffic_one_way_goes_on() {
         established_timeout: 3,
         ..LONG
     }));
-    let port = handshake(&mut lab, 4000);
+    let ports = NETS.map(|net| handshake(&mut lab, net, 4000));
     for _ in 0..2 {
         clock::ticks(2);
-        lab.run(Hook::Eth0, &client(ACK, 4000));
+        for net in NETS {
+            lab.run(Hook::Eth0, &client(net, ACK, 4000));
+        }
     }
-    let (verdict, _) = lab.run(Hook::Eth1, &target(ACK, port));
-    assert_eq!((verdict, new_flows(&lab)), (Verdict::Redirect, 1));
+    for (net, port) in both().zip(ports) {
+        let (verdict, _) = lab.run(Hook::Eth1, &target(net, ACK, port));
+        assert_eq!((verdict, new_flows(&lab, net)), (Verdict::Redirect, 1));
+    }
 }
 
 #[test]
 fn an_idle_flow_is_over() {
-    let mut lab = Lab::new();
-    lab.apply(Change::SetSettings(LONG));
-    handshake(&mut lab, 4000);
-    lab.run(Hook::Eth0, &client(SYN, 5000));
-    // The port range has one port, which 4000 has.
-    lab.target(2, |t| t.last_source_port = 20_001);
-    lab.run(Hook::Eth0, &client(SYN, 5000));
-    assert_eq!(new_flows(&lab), 2);
-    clock::ticks(1);
-    lab.apply(Change::SetSettings(Settings {
-        half_open_timeout: 0,
-        ..LONG
-    }));
-    let swept = lab.dataplane.sweep().unwrap().run().unwrap();
-    assert_eq!(
-        (swept.established, swept.half_open, swept.removed),
-        (1, 0, 2)
-    );
-    assert_eq!(swept.by_target[..4], [0, 0, 1, 0]);
-    lab.run(Hook::Eth0, &client(SYN, 5000));
-    clock::ticks(1);
-    lab.run(Hook::Eth0, &client(SYN, 5000));
-    assert_eq!(new_flows(&lab), 4, "ended without the sweep");
+    for net in both() {
+        let mut lab = Lab::new();
+        lab.apply(Change::SetSettings(LONG));
+        handshake(&mut lab, net, 4000);
+        lab.run(Hook::Eth0, &client(net, SYN, 5000));
+        // The port range has one port, which 4000 has.
+        lab.target(net.base + 2, |t| t.last_source_port = 20_001);
+        lab.run(Hook::Eth0, &client(net, SYN, 5000));
+        assert_eq!(new_flows(&lab, net), 2);
+        clock::ticks(1);
+        lab.apply(Change::SetSettings(Settings {
+            half_open_timeout: 0,
+            ..LONG
+        }));
+        let swept = lab.dataplane.sweep().unwrap().run().unwrap();
+        assert_eq!(
+            (swept.established, swept.half_open, swept.removed),
+            (1, 0, 2)
+        );
+        let mut by_target = [0; 14];
+        by_target[net.base as usize + 2] = 1;
+        assert_eq!(swept.by_target[..14], by_target);
+        lab.run(Hook::Eth0, &client(net, SYN, 5000));
+        clock::ticks(1);
+        lab.run(Hook::Eth0, &client(net, SYN, 5000));
+        assert_eq!(new_flows(&lab, net), 4, "ended without the sweep");
+    }
 }

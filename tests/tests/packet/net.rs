@@ -58,6 +58,11 @@ pub const V6: Net = Net {
 
 pub const NETS: [Net; 2] = [V4, V6];
 
+/// Both families; the output of a test that fails ends with the one it was at.
+pub fn both() -> impl Iterator<Item = Net> {
+    NETS.into_iter().inspect(|net| println!("{}", net.name))
+}
+
 pub const fn v4(network: u8, host: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 0, network, host))
 }
