@@ -28,7 +28,6 @@ pub use net::{PORTS, V4, V6};
 /// The addresses of tests for which the family makes no difference.
 pub const CLIENT: IpAddr = V4.client;
 pub const HOST: IpAddr = V4.host;
-pub const NAT_VIP: IpAddr = V4.nat_vip;
 pub const KEEP_VIP: IpAddr = V4.keep_vip;
 pub const TARGET: IpAddr = V4.target;
 pub const SOURCE: IpAddr = V4.source;
