@@ -145,3 +145,87 @@ fn only_new_flows_are_checked() {
         }
     }
 }
+
+/// Of a large group: the default, blocks of four units with as many between
+/// them, and one address in every tenth block.
+const BLOCKS: u32 = 90_908;
+
+/// The `n`th block. A unit is an address of IPv4 and 2^64 of IPv6.
+fn block(net: Net, n: u32) -> Prefix {
+    let address = if net.v6() {
+        let high = 0x2001_0DB8_0000_0000 + u128::from(n) * 8;
+        Ipv6Addr::from_bits(high << 64).into()
+    } else {
+        Ipv4Addr::from_bits(0x0B00_0000 + n * 8).into()
+    };
+    Prefix::around(address, if net.v6() { 62 } else { 30 }).unwrap()
+}
+
+/// An address so far from the beginning of a prefix, or so far from its end.
+fn beside(prefix: Prefix, offset: i8, end: bool) -> IpAddr {
+    let open = if end { prefix.open_bits() } else { 0 };
+    let ones = !(u128::MAX << open);
+    match prefix.address() {
+        IpAddr::V4(v4) => {
+            let last = v4.to_bits() | ones as u32;
+            Ipv4Addr::from_bits(last.wrapping_add_signed(offset.into())).into()
+        }
+        IpAddr::V6(v6) => {
+            let last = v6.to_bits() | ones;
+            Ipv6Addr::from_bits(last.wrapping_add_signed(offset.into())).into()
+        }
+    }
+}
+
+/// In both families at once, as the agent writes them.
+#[test]
+fn a_hundred_thousand_prefixes() {
+    let mut lab = Lab::new();
+    let mut rules = Vec::new();
+    for net in NETS {
+        rules.push((Prefix::around(net.client, 0).unwrap(), Rule::Deny));
+        for n in 0..BLOCKS {
+            let block = block(net, n);
+            rules.push((block, Rule::Allow));
+            if n % 10 == 0 {
+                let bits = block.length() + block.open_bits();
+                let second = Prefix::around(beside(block, 1, false), bits);
+                rules.push((second.unwrap(), Rule::Deny));
+            }
+        }
+    }
+    assert_eq!(rules.len(), 2 * 100_000);
+    rules.sort_unstable_by_key(|(prefix, _)| *prefix);
+    set(&mut lab, 5, &rules);
+    for net in NETS {
+        guard(&mut lab, net, 5);
+        let ends = Ends::new(net, Mode::Local, false, 0);
+        for n in [0, 1, 9, 10, 45_454, 65_535, 65_536, 90_900, BLOCKS - 1] {
+            let block = block(net, n);
+            for (source, allowed) in [
+                (beside(block, -1, false), false),
+                (beside(block, 0, false), true),
+                (beside(block, 1, false), n % 10 != 0),
+                (beside(block, 2, false), true),
+                (beside(block, 0, true), true),
+                (beside(block, 1, true), false),
+            ] {
+                let what = format!("block {n}");
+                check(&mut lab, &ends, source, SYN, allowed, &what);
+            }
+        }
+        check(&mut lab, &ends, net.client, SYN, false, "none of them");
+        // Without its address in it, a block is allowed as a whole.
+        let second = beside(block(net, 90_900), 1, false);
+        let bits = if net.v6() { 128 } else { 32 };
+        let gone = Prefix::around(second, bits).unwrap();
+        rules.retain(|(prefix, _)| *prefix != gone);
+        lab.apply(Change::SetRules {
+            id: 5,
+            rules: rules.clone().into(),
+            set: vec![],
+            gone: vec![gone],
+        });
+        check(&mut lab, &ends, second, SYN, true, "after it has gone");
+    }
+}
