@@ -2,12 +2,18 @@
 
 use std::collections::HashSet;
 
-use lb_common::{counters::DropReason, target::Encapsulation};
+use lb_common::{
+    counters::DropReason,
+    target::{Encapsulation, TargetEntry},
+    wire::wide,
+};
+use lb_user::reconcile::Change;
 
 use super::{
     builder::{
-        ACK, DESTINATION_OPTIONS, ETH1_MAC, Frame, HOP_BY_HOP, SYN, TARGET_MAC, Transport, options,
+        ACK, DESTINATION_OPTIONS, ETH1_MAC, Frame, HOP_BY_HOP, SYN, TARGET_MAC, mac, options,
     },
+    icmp_errors,
     lab::{Hook, Lab, Verdict},
     step::{Counts, Step, rewritten, untouched},
     tunnel::{Tunnel, Varying},
@@ -180,38 +186,97 @@ fn later_fragments_follow() {
 #[test]
 fn icmp_errors_reach_the_target_as_they_came() {
     let mut lab = Lab::new();
-    for tunnel in Tunnel::all() {
+    let mut cases = 0;
+    for (tunnel, established) in Tunnel::all()
+        .into_iter()
+        .flat_map(|it| [(it, false), (it, true)])
+    {
         tunnel.set(&mut lab, |_| {});
-        let n = 1_000 + 10 * tunnel.encapsulation as u16 + u16::from(tunnel.outer.v6());
+        let n = 10 * tunnel.encapsulation as u16 + u16::from(tunnel.outer.v6());
+        let n = n + if established { 1_100 } else { 1_000 };
+        let varying = begin(&mut lab, &tunnel, n, established);
         let request = tunnel.request(n, SYN);
-        let counts = Counts::new_flow(tunnel.ids(), &request);
-        let varying = check(&mut lab, &tunnel, "SYN", &request, counts);
         let answer = request.clone().with(|f| {
             (f.source, f.destination) = (request.destination, request.source);
             f.payload = vec![7; 300];
         });
-        let kind = if tunnel.inner.v6() { (2, 0) } else { (3, 4) };
-        let kind = Transport::Icmp(kind.0, kind.1, [0, 0, 5, 20]);
-        let router = (tunnel.inner.router, 0);
-        let quoted = tunnel.inner.header() + 8;
-        for length in [quoted, answer.packet().len()] {
-            let error = Frame::new(kind, router, (tunnel.inner.keep_vip, 0));
-            let error = error.with(|f| f.payload = answer.packet()[..length].to_vec());
-            let seen = check(&mut lab, &tunnel, "error", &error, Counts::none());
-            assert_eq!(seen, varying);
-        }
         // Of a flow that isn't there.
-        let other = answer.with(|f| f.destination.1 ^= 0x8000).packet();
-        let error = Frame::new(kind, router, (tunnel.inner.keep_vip, 0));
-        let bytes = error.with(|f| f.payload = other).bytes();
-        let counts = Counts::reason(DropReason::NotOurs);
-        lab.check(&untouched(
-            "other",
-            Hook::Eth0,
-            bytes,
-            Verdict::Pass,
-            counts,
-        ));
+        let other = answer.clone().with(|f| f.destination.1 ^= 0x8000).packet();
+        let quoted = tunnel.inner.header() + 8;
+        for (name, kind) in icmp_errors::kinds(tunnel.inner) {
+            let router = (tunnel.inner.router, 0);
+            let error = Frame::new(kind, router, (tunnel.inner.keep_vip, 0));
+            for length in [quoted, answer.packet().len()] {
+                let quote = answer.packet()[..length].to_vec();
+                let error = error.clone().with(|f| f.payload = quote);
+                let what = format!("{name}, established: {established}");
+                let seen = check(&mut lab, &tunnel, &what, &error, Counts::none());
+                assert_eq!(seen, varying, "{what}, {}", tunnel.what());
+                cases += 1;
+            }
+            let bytes = error.with(|f| f.payload.clone_from(&other)).bytes();
+            let counts = Counts::reason(DropReason::NotOurs);
+            lab.check(&untouched(name, Hook::Eth0, bytes, Verdict::Pass, counts));
+        }
+    }
+    println!("{cases} errors");
+}
+
+/// Begins a flow, and confirms it if it should be established.
+fn begin(lab: &mut Lab, tunnel: &Tunnel, n: u16, established: bool) -> Varying {
+    let (half_open, before) = lab.flows(tunnel.inner);
+    let first = tunnel.request(n, SYN);
+    let counts = Counts::new_flow(tunnel.ids(), &first);
+    let varying = check(lab, tunnel, "SYN", &first, counts);
+    if established {
+        for _ in 0..2 {
+            let next = tunnel.request(n, ACK);
+            let counts = Counts::forward(tunnel.ids(), &next);
+            check(lab, tunnel, "ACK", &next, counts);
+        }
+    }
+    let now = if established {
+        (half_open, before + 1)
+    } else {
+        (half_open + 1, before)
+    };
+    assert_eq!(lab.flows(tunnel.inner), now, "{}", tunnel.what());
+    varying
+}
+
+/// The id of a target that tunnels don't have.
+const OTHER: u32 = 20;
+
+/// A flow that is known, whether it has only begun or is established, doesn't
+/// ask the table.
+#[test]
+fn a_known_flow_keeps_its_target_when_the_table_changes() {
+    let mut lab = Lab::new();
+    for tunnel in Tunnel::all() {
+        tunnel.set(&mut lab, |_| {});
+        let n = 10 * tunnel.encapsulation as u16 + 5 * u16::from(tunnel.outer.v6());
+        let known = [(n, false), (n + 1, true)];
+        let varying = known.map(|(n, established)| begin(&mut lab, &tunnel, n, established));
+        let other = TargetEntry {
+            address: wide(tunnel.outer.far),
+            source: wide(tunnel.outer.far_source),
+            ..tunnel.entry()
+        };
+        lab.apply(Change::SetTarget(OTHER, other));
+        lab.table(tunnel.id, OTHER);
+        for ((n, _), varying) in known.into_iter().zip(varying) {
+            for _ in 0..3 {
+                let input = tunnel.request(n, ACK);
+                let counts = Counts::forward(tunnel.ids(), &input);
+                let seen = check(&mut lab, &tunnel, "known", &input, counts);
+                assert_eq!(seen, varying, "{}", tunnel.what());
+            }
+        }
+        let new = tunnel.request(n + 2, SYN);
+        let (verdict, out) = lab.run(Hook::Eth0, &new.bytes());
+        let to = (verdict, &out[..6]);
+        assert_eq!(to, (Verdict::Redirect, &mac(3, 2)[..]), "{}", tunnel.what());
+        lab.apply(Change::ClearTarget(OTHER));
     }
 }
 

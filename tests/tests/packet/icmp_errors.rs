@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Type, code and second word of errors.
-fn kinds(net: Net) -> Vec<(&'static str, Transport)> {
+pub fn kinds(net: Net) -> Vec<(&'static str, Transport)> {
     let mtu = [0, 0, 5, 20];
     let icmp = |kind, code, words| Transport::Icmp(kind, code, words);
     if net.v6() {
