@@ -84,18 +84,26 @@ impl Sweep {
             by_target: vec![0; self.targets.len()],
             ..Swept::default()
         };
+        let before = self.counts()?;
         self.family(&self.flows.v4, &judge, &mut swept)?;
         self.family(&self.flows.v6, &judge, &mut swept)?;
-        self.correct_counts(&mut swept.by_target)?;
+        self.correct_counts(&before, &mut swept.by_target)?;
         Ok(swept)
     }
 
+    /// The data path's counts of each target's established flows.
+    fn counts(&self) -> io::Result<Vec<u32>> {
+        let map = self.target_flows.as_fd();
+        let count = |id| Ok(syscall::look_up(map, &id)?.unwrap_or_default());
+        (0..self.targets.len() as u32).map(count).collect()
+    }
+
     /// Sets the data path's counts right, which don't know of what was removed
-    /// here. What comes and goes meanwhile makes a small difference, until the
-    /// next sweep. An id that was given away meanwhile has nothing counted yet.
-    fn correct_counts(&self, by_target: &mut [u64]) -> io::Result<()> {
+    /// here. An id that was given away meanwhile has nothing counted yet.
+    fn correct_counts(&self, before: &[u32], by_target: &mut [u64]) -> io::Result<()> {
         let (map, target_map) = (self.target_flows.as_fd(), self.target_map.as_fd());
-        for (id, (target, flows)) in (0u32..).zip(self.targets.iter().zip(by_target)) {
+        let targets = self.targets.iter().zip(before);
+        for (id, ((target, &before), flows)) in (0u32..).zip(targets.zip(by_target)) {
             if target.generation == 0 {
                 continue;
             }
@@ -104,9 +112,9 @@ impl Sweep {
                 *flows = 0;
                 continue;
             }
-            let flows = u32::try_from(*flows).unwrap_or(u32::MAX);
-            if syscall::look_up(map, &id)? != Some(flows) {
-                syscall::update(map, &id, &flows)?;
+            let now = syscall::look_up(map, &id)?.unwrap_or_default();
+            if let Some(right) = corrected(before, now, *flows) {
+                syscall::update(map, &id, &right)?;
             }
         }
         Ok(())
@@ -308,6 +316,16 @@ fn monotonic_seconds() -> io::Result<u32> {
         return Err(io::Error::last_os_error());
     }
     Ok(time.tv_sec as u32)
+}
+
+/// What a count should be that was `before` the sweep and is `now`, of a target
+/// with so many flows; `None` if it may stay. Flows that came or went meanwhile
+/// make a difference that isn't wrong, so a count that moves is left alone
+/// unless it is far off.
+fn corrected(before: u32, now: u32, flows: u64) -> Option<u32> {
+    let flows = u32::try_from(flows).unwrap_or(u32::MAX);
+    let tolerated = if now == before { 0 } else { 8 + flows / 16 };
+    (flows.abs_diff(now) > tolerated).then_some(flows)
 }
 
 #[cfg(test)]

@@ -184,3 +184,24 @@ fn a_flow_that_was_opened_anew_goes_on() {
         assert_eq!(table.keys().len(), 2);
     }
 }
+
+#[test]
+fn counts_that_move_are_left_alone_unless_far_off() {
+    let cases = [
+        ((3, 3, 3), None),
+        ((3, 3, 2), Some(2)),
+        ((0, 0, 5), Some(5)),
+        ((2, 3, 2), None),
+        ((2, 3, 11), None),
+        ((2, 3, 12), Some(12)),
+        ((1_000, 1_001, 1_070), None),
+        ((1_000, 1_001, 1_100), Some(1_100)),
+    ];
+    for ((before, now, flows), right) in cases {
+        assert_eq!(
+            corrected(before, now, flows),
+            right,
+            "{before} {now} {flows}"
+        );
+    }
+}
