@@ -16,6 +16,8 @@ use crate::{netns::Namespace, process::Process, topology::Place, wait};
 /// What the health check reads.
 pub const HEALTH_PATH: &str = "/system/check";
 pub const HEALTH_BODY: &str = "system is running...";
+/// While there is such a file, nginx fails the check.
+const OUT_OF_ORDER: &str = "out-of-order";
 
 const START: Duration = Duration::from_secs(10);
 const STOP: Duration = Duration::from_secs(5);
@@ -118,6 +120,20 @@ impl WebServer {
             .map_or(Ok(()), |process| process.terminate(STOP))
     }
 
+    /// Lets the health check succeed or fail while all else is served, nginx
+    /// only.
+    ///
+    /// # Errors
+    /// If it does so already.
+    pub fn set_health(&self, healthy: bool) -> Result<()> {
+        let file = self.directory.join(OUT_OF_ORDER);
+        match healthy {
+            true => fs::remove_file(&file),
+            false => File::create_new(&file).map(drop),
+        }
+        .with_context(|| file.display().to_string())
+    }
+
     fn command(&self) -> Command {
         match self.kind {
             Kind::Nginx => {
@@ -175,7 +191,10 @@ http {{
             create_full_put_path on;
             client_max_body_size 0;
         }}
-        location = {HEALTH_PATH} {{ return 200 "{HEALTH_BODY}\n"; }}
+        location = {HEALTH_PATH} {{
+            if (-f {directory}/{OUT_OF_ORDER}) {{ return 503; }}
+            return 200 "{HEALTH_BODY}\n";
+        }}
         location / {{ root {files}; limit_rate $arg_rate; }}
     }}
 }}

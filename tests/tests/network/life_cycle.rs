@@ -1,36 +1,28 @@
 //! What becomes of a connection that is idle, or whose target turns unhealthy.
 
-use std::{io::ErrorKind, net::TcpStream, time::Duration};
-
-use anyhow::{Context as _, Result, ensure};
-use xlb_tests::{
-    client::request_kept,
-    server::{Kind, WebServer},
-    topology::Family,
-    wait,
+use std::{
+    io::{self, ErrorKind, Write as _},
+    net::TcpStream,
+    time::Duration,
 };
 
-use super::scenario::{HEALTH, Mode, Scenario, Setup};
+use anyhow::{Context as _, Result, ensure};
+use xlb_tests::{client::request_kept, process::Process, topology::Family, wait};
 
-/// Where a server beside each target answers the health checks.
-const CHECK: u16 = 9000;
+use super::scenario::{Mode, Scenario, Setup};
 
-fn connect(scenario: &Scenario) -> Result<TcpStream> {
-    let connected = scenario
-        .topology
-        .client
-        .enter(|| TcpStream::connect_timeout(&scenario.listener, Duration::from_secs(2)))?;
-    let stream = connected.context("no connection")?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    Ok(stream)
+fn ask(stream: &mut TcpStream, path: &str) -> Result<()> {
+    let head = format!("GET /{path} HTTP/1.1\r\nHost: web\r\n\r\n");
+    Ok(stream.write_all(head.as_bytes())?)
 }
 
-/// Sends a request, which is answered by a RST.
+/// Sends a request, which is answered by a RST; what had come before is read.
 fn expect_reset(stream: &mut TcpStream) -> Result<()> {
-    let error = request_kept(stream).err().context("the connection lives")?;
-    let kind = error.downcast_ref().map(std::io::Error::kind);
+    ask(stream, "")?;
+    let error = io::copy(stream, &mut io::sink()).err();
+    let error = error.context("the server has closed the connection")?;
     ensure!(
-        kind == Some(ErrorKind::ConnectionReset),
+        error.kind() == ErrorKind::ConnectionReset,
         "no RST but: {error:#}"
     );
     Ok(())
@@ -44,7 +36,7 @@ fn idle(family: Family, mode: Mode) -> Result<()> {
     let mut config = setup.config(&topology);
     config.settings = "timeouts.tcp_established = \"2s\"\n".into();
     let scenario = setup.start_with(topology, &config)?;
-    let mut stream = connect(&scenario)?;
+    let mut stream = scenario.connect()?;
     let name = request_kept(&mut stream)?;
     for _ in 0..4 {
         wait::pause(Duration::from_millis(1500))?;
@@ -73,44 +65,31 @@ fn idle_preserve_client_ip_v6() -> Result<()> {
     idle(Family::V6, Mode::Preserve)
 }
 
-/// A target's health check fails, while its service goes on.
-fn unhealthy(family: Family, mode: Mode, setting: &str) -> Result<(Scenario, TcpStream, String)> {
+/// Two targets, and a connection to one of them.
+fn connected(family: Family, mode: Mode, setting: &str) -> Result<(Scenario, TcpStream, String)> {
     let setup = Setup::in_family(family, mode, 2);
     let topology = setup.topology()?;
     let mut config = setup.config(&topology);
-    let group = &mut config.target_groups[0];
-    group.settings = format!("{setting}\n");
-    group.health_port = Some(CHECK);
-    let directory = topology.directory().to_owned();
-    let mut checks = Vec::new();
-    for (n, place) in (1..).zip(&topology.targets) {
-        let mut place = place.clone();
-        place.address.set_port(CHECK);
-        let name = format!("check{n}");
-        checks.push(WebServer::start(
-            Kind::Nginx,
-            &name,
-            &place,
-            None,
-            &directory,
-        )?);
-    }
+    config.target_groups[0].settings = format!("{setting}\n");
     let scenario = setup.start_with(topology, &config)?;
-    let mut stream = connect(&scenario)?;
+    let mut stream = scenario.connect()?;
     let name = request_kept(&mut stream)?;
-    let index = usize::from(name == "web2");
-    checks[index].kill();
-    let target = scenario.servers[index].place.address;
-    scenario.xlb.wait_for_health(target, "unhealthy", HEALTH)?;
-    ensure!(
-        scenario.spread(50)?.of(&name) == 0,
-        "new connections at an unhealthy target"
-    );
     Ok((scenario, stream, name))
 }
 
+/// A target's health check fails, while its service goes on.
+fn fail(scenario: &Scenario, name: &str) -> Result<()> {
+    scenario.set_health(usize::from(name == "web2"), false)?;
+    ensure!(
+        scenario.spread(50)?.of(name) == 0,
+        "new connections at an unhealthy target"
+    );
+    Ok(())
+}
+
 fn is_reset(family: Family, mode: Mode) -> Result<()> {
-    let (scenario, mut stream, _) = unhealthy(family, mode, "on_unhealthy = \"reset\"")?;
+    let (scenario, mut stream, name) = connected(family, mode, "on_unhealthy = \"reset\"")?;
+    fail(&scenario, &name)?;
     let before = scenario.drops("flow_reset")?;
     expect_reset(&mut stream)?;
     ensure!(
@@ -130,14 +109,74 @@ fn unhealthy_is_reset_v6() -> Result<()> {
     is_reset(Family::V6, Mode::Preserve)
 }
 
+/// Prints every TCP packet that the balancer's host sends to the client.
+fn watch(scenario: &Scenario) -> Result<Process> {
+    let mut tcpdump = scenario.topology.client.command("tcpdump");
+    tcpdump.args(["-n", "-q", "-l", "--immediate-mode", "-i", "eth0"]);
+    tcpdump.arg(format!("tcp and src host {}", scenario.listener.ip()));
+    let log = scenario.topology.directory().join("watch.log");
+    let mut watch = Process::spawn(&mut tcpdump, &log)?;
+    watch.wait_for_line("listening on", Duration::from_secs(5))?;
+    Ok(watch)
+}
+
+/// The target is on the balancer's host and has more to send: none of that
+/// gets to the client, which would know nothing of its port.
+fn local_is_reset(family: Family) -> Result<()> {
+    let setting = "on_unhealthy = \"reset\"";
+    let (scenario, mut stream, name) = connected(family, Mode::Local, setting)?;
+    let watch = watch(&scenario)?;
+    ask(&mut stream, "small?rate=4k")?;
+    fail(&scenario, &name)?;
+    let before = scenario.drops("flow_reset")?;
+    wait::until("the target to go on", Duration::from_secs(5), || {
+        Ok((scenario.drops("flow_reset")? > before + 1).then_some(()))
+    })?;
+    expect_reset(&mut stream)?;
+    // The target sends what isn't acknowledged again.
+    wait::pause(Duration::from_secs(2))?;
+    let next = request_kept(&mut scenario.connect()?)?;
+    ensure!(next != name, "the next connection is at {name} too");
+
+    let output = watch.output();
+    let mut packets = output.lines().filter(|line| line.contains(" > "));
+    let from = format!("{}.{} > ", scenario.listener.ip(), scenario.listener.port());
+    ensure!(
+        packets.clone().count() > 50,
+        "packets weren't seen: {output}"
+    );
+    let other = packets.find(|line| !line.contains(&from));
+    ensure!(other.is_none(), "a packet that wasn't rewritten: {other:?}");
+    Ok(())
+}
+
 #[test]
-fn unhealthy_is_kept() -> Result<()> {
-    let setting = "on_unhealthy = \"keep\"";
-    let (_scenario, mut stream, name) = unhealthy(Family::V4, Mode::OneArm, setting)?;
+fn unhealthy_local_is_reset_v4() -> Result<()> {
+    local_is_reset(Family::V4)
+}
+
+#[test]
+fn unhealthy_local_is_reset_v6() -> Result<()> {
+    local_is_reset(Family::V6)
+}
+
+fn is_kept(family: Family, mode: Mode) -> Result<()> {
+    let (scenario, mut stream, name) = connected(family, mode, "on_unhealthy = \"keep\"")?;
+    fail(&scenario, &name)?;
     for _ in 0..7 {
         ensure!(request_kept(&mut stream)? == name, "another target");
         // Longer than from one sweep to the next.
         wait::pause(Duration::from_secs(1))?;
     }
     Ok(())
+}
+
+#[test]
+fn unhealthy_is_kept_v4() -> Result<()> {
+    is_kept(Family::V4, Mode::OneArm)
+}
+
+#[test]
+fn unhealthy_is_kept_v6() -> Result<()> {
+    is_kept(Family::V6, Mode::Preserve)
 }

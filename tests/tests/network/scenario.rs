@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     sync::OnceLock,
     time::Duration,
@@ -202,9 +202,27 @@ impl Scenario {
             .wait_for_health(self.servers[n].place.address, health, HEALTH)
     }
 
+    /// Lets the nth server's health check succeed or fail while it serves all
+    /// else, and waits until the agent sees it.
+    pub fn set_health(&self, n: usize, healthy: bool) -> Result<()> {
+        self.servers[n].set_health(healthy)?;
+        self.wait_for_health(n, if healthy { "healthy" } else { "unhealthy" })
+    }
+
     /// The URL of a path at the first listener.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.listener)
+    }
+
+    /// A connection to the first listener, whose answers are read for two
+    /// seconds at most.
+    pub fn connect(&self) -> Result<TcpStream> {
+        let client = &self.topology.client;
+        let timeout = Duration::from_secs(2);
+        let connected = client.enter(|| TcpStream::connect_timeout(&self.listener, timeout))?;
+        let stream = connected.context("no connection")?;
+        stream.set_read_timeout(Some(timeout))?;
+        Ok(stream)
     }
 
     /// GETs a page through the balancer.
