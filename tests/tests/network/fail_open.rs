@@ -1,51 +1,9 @@
 //! A group with too few healthy targets.
 
-use std::{fs, path::PathBuf};
-
 use anyhow::{Result, ensure};
-use xlb_tests::{
-    server::{HEALTH_BODY, HEALTH_PATH, Kind, WebServer},
-    topology::Topology,
-    wait,
-    xlb::Xlb,
-};
+use xlb_tests::{topology::Family, wait};
 
 use super::scenario::{HEALTH, Mode, Scenario, Setup};
-
-/// Three servers whose health checks can fail while they serve requests.
-fn start() -> Result<Scenario> {
-    let setup = Setup::new(Mode::Local, 3);
-    let topology = Topology::one_host(3)?;
-    let servers = (1..)
-        .zip(&topology.targets)
-        .map(|(n, place)| {
-            let name = format!("web{n}");
-            WebServer::start(Kind::Python, &name, place, None, topology.directory())
-        })
-        .collect::<Result<_>>()?;
-    let mut config = setup.config(&topology);
-    config.target_groups[0].settings = "fail_open = { min_healthy = 2 }".into();
-    let xlb = Xlb::start(&topology.balancer, &config, topology.directory())?;
-    xlb.wait_until_healthy(HEALTH)?;
-    Ok(Scenario {
-        xlb,
-        servers,
-        topology,
-        listener: setup.listener,
-    })
-}
-
-/// Lets the nth server's health check succeed or fail, and waits for it.
-fn set_health(scenario: &Scenario, n: usize, healthy: bool) -> Result<()> {
-    let name = &scenario.servers[n].name;
-    let file: PathBuf = scenario.topology.directory().join(format!("web-{name}"));
-    let (text, health) = match healthy {
-        true => (HEALTH_BODY, "healthy"),
-        false => ("out of order", "unhealthy"),
-    };
-    fs::write(file.join(&HEALTH_PATH[1..]), text)?;
-    scenario.wait_for_health(n, health)
-}
 
 /// Whether the group is open, as status and log say, and who is sent to.
 fn check(scenario: &Scenario, open: bool, servers: &[&str]) -> Result<()> {
@@ -61,20 +19,44 @@ fn check(scenario: &Scenario, open: bool, servers: &[&str]) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn below_two_healthy_targets_all_are_used() -> Result<()> {
-    let scenario = start()?;
+/// Two healthy targets are enough by this setting, and one is too few.
+fn below_two(family: Family, targets: usize, setting: &str) -> Result<()> {
+    let setup = Setup::in_family(family, Mode::Local, targets);
+    let topology = setup.topology()?;
+    let mut config = setup.config(&topology);
+    config.target_groups[0].settings = format!("fail_open = {setting}");
+    let scenario = setup.start_with(topology, &config)?;
     let logged = |text: &str| {
         wait::until(text, HEALTH, || {
             Ok(scenario.xlb.log().contains(text).then_some(()))
         })
     };
-    set_health(&scenario, 0, false)?;
-    check(&scenario, false, &["web2", "web3"])?;
-    set_health(&scenario, 1, false)?;
-    check(&scenario, true, &["web1", "web2", "web3"])?;
+    let names: Vec<&str> = scenario.servers.iter().map(|it| &*it.name).collect();
+    let (first, last) = (names[0], names[targets - 1]);
+    for n in 0..targets - 2 {
+        scenario.set_health(n, false)?;
+        check(&scenario, false, &names[n + 1..])?;
+    }
+    scenario.set_health(targets - 2, false)?;
+    check(&scenario, true, &names)?;
     logged("too few healthy targets")?;
-    set_health(&scenario, 0, true)?;
-    check(&scenario, false, &["web1", "web3"])?;
+    scenario.set_health(0, true)?;
+    check(&scenario, false, &[first, last])?;
     logged("enough healthy targets")
+}
+
+#[test]
+fn below_two_healthy_targets_all_are_used() -> Result<()> {
+    below_two(Family::V4, 3, "{ min_healthy = 2 }")
+}
+
+#[test]
+fn below_two_healthy_targets_all_are_used_v6() -> Result<()> {
+    below_two(Family::V6, 3, "{ min_healthy = 2 }")
+}
+
+/// Half of them isn't below half.
+#[test]
+fn below_half_of_the_targets_all_are_used() -> Result<()> {
+    below_two(Family::V4, 4, "\"50%\"")
 }
