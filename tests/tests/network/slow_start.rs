@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use xlb_tests::wait;
+use xlb_tests::{topology::Family, wait};
 
 use super::scenario::{Mode, Scenario, Setup};
 
@@ -17,9 +17,8 @@ fn share(scenario: &Scenario, count: u32) -> Result<(f64, u32)> {
     Ok((told, scenario.spread(count)?.of("web2")))
 }
 
-#[test]
-fn the_share_of_a_returning_target_rises() -> Result<()> {
-    let setup = Setup::new(Mode::OneArm, 2);
+fn share_rises(family: Family) -> Result<()> {
+    let setup = Setup::in_family(family, Mode::OneArm, 2);
     let topology = setup.topology()?;
     let mut config = setup.config(&topology);
     config.target_groups[0].settings = "slow_start = \"16s\"".into();
@@ -55,4 +54,14 @@ fn the_share_of_a_returning_target_rises() -> Result<()> {
     let (_, seen) = share(&scenario, 200)?;
     ensure!((65..=135).contains(&seen), "{seen} of 200 in the end");
     Ok(())
+}
+
+#[test]
+fn the_share_of_a_returning_target_rises() -> Result<()> {
+    share_rises(Family::V4)
+}
+
+#[test]
+fn the_share_of_a_returning_target_rises_v6() -> Result<()> {
+    share_rises(Family::V6)
 }
