@@ -64,6 +64,7 @@ impl Way {
 /// A scenario whose targets' hosts take packets for the listener.
 pub struct Dsr {
     pub scenario: Scenario,
+    pub config: Config,
     pub tunnels: Vec<Tunnel>,
 }
 
@@ -93,7 +94,11 @@ impl Dsr {
             format!("forwarding = \"dsr\"\nencapsulation = \"{}\"\n", way.name());
         change(&topology, &mut config)?;
         let scenario = setup.start_with(topology, &config)?;
-        Ok(Self { scenario, tunnels })
+        Ok(Self {
+            scenario,
+            config,
+            tunnels,
+        })
     }
 
     /// Packets that the targets' hosts took out of others.

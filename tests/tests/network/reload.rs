@@ -8,20 +8,30 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use xlb_tests::{
     client,
-    topology::{FREE, Family},
+    topology::{FREE, Family, Far},
+    tunnel::Encapsulation,
     wait,
     wrk::{Connections, wrk},
     xlb::{Config, TargetStatus},
 };
 
-use super::scenario::{LARGE, Mode, SMALL, Scenario, Setup, VIP, files};
+use super::{
+    dsr::{Dsr, Way},
+    scenario::{LARGE, Mode, SMALL, Scenario, Setup, VIP, files},
+};
 
 /// [`SMALL`] in 4 s.
 const SLOW: &str = "small?rate=250k";
 
+const DELAY: Duration = Duration::from_secs(8);
+const DELAY_SETTING: &str = "deregistration_delay = \"8s\"\n";
+
 /// A scenario whose configuration changes.
 fn start(mode: Mode, targets: usize, settings: &str) -> Result<(Scenario, Config)> {
-    let setup = Setup::new(mode, targets);
+    start_by(&Setup::new(mode, targets), settings)
+}
+
+fn start_by(setup: &Setup, settings: &str) -> Result<(Scenario, Config)> {
     let topology = setup.topology()?;
     let mut config = setup.config(&topology);
     config.target_groups[0].settings = settings.into();
@@ -53,17 +63,21 @@ fn drains(target: &TargetStatus, at_most: f64) -> Result<()> {
     Ok(())
 }
 
+fn removed_target(family: Family, mode: Mode) -> Result<()> {
+    let setup = Setup::in_family(family, mode, 2);
+    let (scenario, config) = start_by(&setup, DELAY_SETTING)?;
+    remove_target(&scenario, &config)
+}
+
 /// A download that ends within the delay is whole, new connections go
 /// elsewhere at once, and what is left after the delay is cut.
-fn removed_target(mode: Mode) -> Result<()> {
-    const DELAY: Duration = Duration::from_secs(8);
-    let (scenario, config) = start(mode, 2, "deregistration_delay = \"8s\"")?;
+fn remove_target(scenario: &Scenario, config: &Config) -> Result<()> {
     let mut within = scenario.download_from("web1", SLOW)?;
     let mut beyond = scenario.download_from("web1", LARGE)?;
 
-    scenario.xlb.reload(&without(&config, 0))?;
+    scenario.xlb.reload(&without(config, 0))?;
     let removed = Instant::now();
-    drains(&target(&scenario, 0)?, 8.0)?;
+    drains(&target(scenario, 0)?, 8.0)?;
     let spread = scenario.spread(50)?;
     ensure!(spread.of("web1") == 0, "{spread:?}");
 
@@ -77,7 +91,7 @@ fn removed_target(mode: Mode) -> Result<()> {
         removed.elapsed() < DELAY && beyond.is_running()?,
         "over before the delay"
     );
-    drains(&target(&scenario, 0)?, 6.0)?;
+    drains(&target(scenario, 0)?, 6.0)?;
 
     let cut = beyond.wait(DELAY * 2)?;
     let after = removed.elapsed();
@@ -87,9 +101,9 @@ fn removed_target(mode: Mode) -> Result<()> {
     );
     ensure!(after < DELAY * 2, "cut only after {after:?}");
     ensure!(
-        target(&scenario, 0).is_err(),
+        target(scenario, 0).is_err(),
         "still in the status: {:?}",
-        target(&scenario, 0)
+        target(scenario, 0)
     );
     ensure!(scenario.spread(50)?.of("web2") == 50);
     Ok(())
@@ -97,17 +111,32 @@ fn removed_target(mode: Mode) -> Result<()> {
 
 #[test]
 fn removed_target_local() -> Result<()> {
-    removed_target(Mode::Local)
+    removed_target(Family::V4, Mode::Local)
 }
 
 #[test]
 fn removed_target_source_nat() -> Result<()> {
-    removed_target(Mode::OneArm)
+    removed_target(Family::V4, Mode::OneArm)
 }
 
 #[test]
 fn removed_target_preserve_client_ip() -> Result<()> {
-    removed_target(Mode::Preserve)
+    removed_target(Family::V4, Mode::Preserve)
+}
+
+#[test]
+fn removed_target_source_nat_v6() -> Result<()> {
+    removed_target(Family::V6, Mode::OneArm)
+}
+
+#[test]
+fn removed_target_dsr_ipip() -> Result<()> {
+    let way = Way::by(Encapsulation::Ipip, Family::V4, Family::V4);
+    let dsr = Dsr::start_with(way, 2, Far::Nobody, |_, config| {
+        config.target_groups[0].settings += DELAY_SETTING;
+        Ok(())
+    })?;
+    remove_target(&dsr.scenario, &dsr.config)
 }
 
 /// Back within the delay it is healthy without a check, and its flow goes on
