@@ -47,6 +47,9 @@ fn download_by_nat(family: Family, mode: Mode) -> Result<()> {
             address: Family::V4.at(BALANCER, 8081),
         }];
     }
+    if mode == Mode::PreserveOneSide {
+        lead_back(&topology)?;
+    }
     topology.speak(family);
     let setup = Setup::in_family(family, mode, 1);
     let config = setup.config(&topology);
@@ -55,11 +58,23 @@ fn download_by_nat(family: Family, mode: Mode) -> Result<()> {
 
     // The server's host learnt it: of the address that it knows the client by.
     let server = &scenario.topology.targets[0].namespace;
-    let client = match mode {
-        Mode::Local => FAR_CLIENT,
-        _ => BALANCER,
+    let client = match mode.shows_client() {
+        true => FAR_CLIENT,
+        false => BALANCER,
     };
     expect_mtu(server, family.of(client), None, NARROW)
+}
+
+/// Makes the balancer the targets' gateway.
+fn lead_back(topology: &Topology) -> Result<()> {
+    for place in &topology.targets {
+        for family in Family::BOTH {
+            let gateway = family.of(BALANCER);
+            let route = format!("route replace default via {gateway}");
+            place.namespace.ip(&route)?;
+        }
+    }
+    Ok(())
 }
 
 #[test]
@@ -80,6 +95,16 @@ fn download_local_v4() -> Result<()> {
 #[test]
 fn download_local_v6() -> Result<()> {
     download_by_nat(Family::V6, Mode::Local)
+}
+
+#[test]
+fn download_preserve_client_ip_v4() -> Result<()> {
+    download_by_nat(Family::V4, Mode::PreserveOneSide)
+}
+
+#[test]
+fn download_preserve_client_ip_v6() -> Result<()> {
+    download_by_nat(Family::V6, Mode::PreserveOneSide)
 }
 
 /// The router's message is for the listener's address, which the balancer
@@ -107,6 +132,16 @@ fn download_dsr_ipip_v4() -> Result<()> {
 #[test]
 fn download_dsr_ipip_v6() -> Result<()> {
     download_by_dsr(Way::by(Encapsulation::Ipip, Family::V6, Family::V6))
+}
+
+#[test]
+fn download_dsr_gue_v4() -> Result<()> {
+    download_by_dsr(Way::by(Encapsulation::Gue, Family::V4, Family::V4))
+}
+
+#[test]
+fn download_dsr_gue_v6() -> Result<()> {
+    download_by_dsr(Way::by(Encapsulation::Gue, Family::V6, Family::V6))
 }
 
 #[test]
