@@ -17,6 +17,7 @@ mod network {
     mod jumbo;
     mod life_cycle;
     mod load;
+    mod max_segment;
     mod path_mtu;
     mod protections;
     mod reload;
