@@ -247,11 +247,11 @@ impl Model {
     /// The listener for a packet: a single port's before a range's.
     fn listener(&self, view: &View) -> Option<ListenerEntry> {
         let (address, port) = view.key.destination;
-        let vip = self.agent.vips.get(&address)?;
         let one = Place::port(address, port, view.key.protocol);
         if let Some(entry) = self.agent.listeners.get(&one) {
             return Some(*entry);
         }
+        let vip = self.agent.vips.get(&address)?;
         let in_block = |place: &Place| match place.ports {
             PlacePorts::Block(block) if vip.has(VipEntry::RANGES) => {
                 (u32::from(port) ^ u32::from(block.first)) >> block.open_bits == 0
