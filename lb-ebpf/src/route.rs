@@ -17,7 +17,6 @@ use lb_common::{
     counters::DropReason,
     limits::ROUTE_SLOTS,
     settings::{InterfaceEntry, VlanTag},
-    wire::Wide,
 };
 
 use crate::{
@@ -50,29 +49,49 @@ pub struct Slot {
     mtu: u16,
 }
 
-/// All that an answer depends on where no policy rules look at more.
-#[repr(C, align(8))]
+/// All that an answer depends on where no policy rules look at more: destination
+/// and, of IPv6, source; epoch and second; incoming interface, family, type of
+/// service and number of tags. In words made in registers: a key put together
+/// on the stack and read back in words costs more than the look-up saves.
+#[repr(C)]
 #[derive(Clone, Copy)]
-struct Key {
-    destination: Wide,
-    /// Of IPv6 only, which has routes by source too.
-    source: Wide,
-    epoch: u32,
-    second: u32,
-    /// That the packet came in by.
-    interface: u32,
-    family: u8,
-    type_of_service: u8,
-    /// VLAN tags that the packet came with.
-    tags: u16,
-}
+struct Key([u64; 6]);
 
 impl Key {
+    /// One that is the key of nothing.
+    const NONE: Self = Self([0; 6]);
+
     #[inline(always)]
-    fn words(&self) -> [u64; 6] {
-        const { assert!(size_of::<Self>() == 48) };
-        // SAFETY: it is made of integers without padding, aligned to words.
-        unsafe { core::ptr::from_ref(self).cast::<[u64; 6]>().read() }
+    fn of<F: Family>(ctx: &XdpContext, tags: &Tags, request: &Request<F>, now: u32) -> Self {
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let destination = request.destination.to_wide();
+        let source = F::route_source(request.source);
+        let look = u32::from(F::LINUX_FAMILY)
+            | u32::from(request.type_of_service) << 8
+            | (tags.count as u32) << 16;
+        Self([
+            pair(destination[0], destination[1]),
+            pair(destination[2], destination[3]),
+            pair(source[0], source[1]),
+            pair(source[2], source[3]),
+            pair(flow::settings().route_epoch, now),
+            pair(ctx.ingress_ifindex() as u32, look),
+        ])
+    }
+
+    /// Word by word: a comparison as a whole would be a call.
+    #[inline(always)]
+    fn is(&self, other: &Self) -> bool {
+        let mut difference = 0;
+        for (a, b) in self.0.iter().zip(&other.0) {
+            difference |= a ^ b;
+        }
+        difference == 0
+    }
+
+    #[inline(always)]
+    fn epoch(&self) -> u32 {
+        self.0[4] as u32
     }
 }
 
@@ -92,23 +111,14 @@ pub fn find<F: Family>(
     // the other on a CPU; it holds integers and a `Way`, for which zero is valid,
     // or what `find` left there.
     let slot = unsafe { &mut *slot };
-    let key = Key {
-        destination: request.destination.to_wide(),
-        source: F::route_source(request.source),
-        epoch: flow::settings().route_epoch,
-        second: now,
-        interface: ctx.ingress_ifindex() as u32,
-        family: F::LINUX_FAMILY,
-        type_of_service: request.type_of_service,
-        tags: tags.count as u16,
-    };
-    if slot.key.words() == key.words() && request.length <= slot.mtu {
+    let key = Key::of(ctx, tags, request, now);
+    if slot.key.is(&key) && request.length <= slot.mtu {
         return Ok(&slot.hop);
     }
-    slot.key.epoch = 0;
+    slot.key = Key::NONE;
     slot.mtu = ask(ctx, tags, request, mtu, &mut slot.hop)?;
     // A neighbour that the kernel has yet to find is asked for again.
-    if key.epoch != 0 && !matches!(slot.hop.way, Way::Handoff(_)) {
+    if key.epoch() != 0 && !matches!(slot.hop.way, Way::Handoff(_)) {
         slot.key = key;
     }
     Ok(&slot.hop)
