@@ -6,8 +6,9 @@
 //! | `xlb_handoff` | tc ingress | sends what XDP has rewritten but can't send itself |
 //! | `xlb_egress` | tc egress | replies of local targets, and of those that the kernel forwards |
 //!
-//! This file is the only place where a result becomes an action and a drop
-//! reason a count.
+//! This file is the only place where a result becomes an action, and a drop
+//! reason a count unless the packet goes on all the same (`pipeline::answer`,
+//! `flow::promote`).
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 // For any other target this crate is empty: it exists so that workspace-wide
