@@ -55,6 +55,8 @@ enum Way {
     New,
     /// The same in tables that are full.
     Flood,
+    /// The same to one target, all of whose source ports are taken too.
+    Exhausting,
 }
 
 const fn flows(net: Net, mode: Mode, protocol: u8, way: Way, prefixes: u32) -> Flow {
@@ -185,6 +187,12 @@ pub fn all() -> Vec<Case> {
             tcp(V4, IPIP, New),
         ),
         row(
+            "nat, client kept, new flows",
+            TRANSMIT_VARIED,
+            14.0,
+            tcp(V4, Keep, New),
+        ),
+        row(
             "nat, new flows",
             TRANSMIT_VARIED,
             14.0,
@@ -207,6 +215,12 @@ pub fn all() -> Vec<Case> {
             TRANSMIT_VARIED,
             20.0,
             tcp(V4, SourceNat, Flood),
+        ),
+        row(
+            "nat, SYN flood to one target",
+            TRANSMIT_VARIED,
+            20.0,
+            tcp(V4, SourceNat, Exhausting),
         ),
     ]
 }
@@ -331,14 +345,14 @@ fn make(interface: u32, flow: Flow) -> Result<(World, Packet)> {
             (world.request(later)?, source)
         }
         Way::New => (world.request(Transport::Syn)?, source),
-        Way::Flood => {
+        Way::Flood | Way::Exhausting => {
             let frame = world.request(Transport::Syn)?;
             // Until the tables are full.
             world.run(&frame, source, 300_000)?;
             (frame, source)
         }
     };
-    let begins = matches!(flow.way, Way::New | Way::Flood);
+    let begins = matches!(flow.way, Way::New | Way::Flood | Way::Exhausting);
     let expected = Expected {
         action: XDP_TX,
         length: frame.len() + flow.grows,

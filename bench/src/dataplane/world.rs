@@ -255,7 +255,7 @@ fn changes(interface: u32, plan: &Plan) -> Result<Vec<Change>> {
         ),
         Change::AddMac(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])),
     ];
-    changes.extend((0..plan.targets).map(|id| Change::SetTarget(id, target(plan))));
+    changes.extend((0..plan.targets).map(|id| Change::SetTarget(id, target(plan, id))));
     let slots = (0..DEFAULT_TABLE_SIZE).map(|slot| (slot % plan.targets) as u16);
     changes.push(Change::CreateTable {
         group: LISTENER,
@@ -281,7 +281,8 @@ fn changes(interface: u32, plan: &Plan) -> Result<Vec<Change>> {
     Ok(changes)
 }
 
-fn target(plan: &Plan) -> TargetEntry {
+/// Each has a port of its own, so that source NAT has all source ports for it.
+fn target(plan: &Plan, id: u32) -> TargetEntry {
     let net = plan.net;
     let family = if net.v6 { TargetEntry::IPV6 } else { 0 };
     let target = TargetEntry {
@@ -293,14 +294,14 @@ fn target(plan: &Plan) -> TargetEntry {
     match plan.mode {
         Mode::SourceNat => TargetEntry {
             flags: target.flags | TargetEntry::SOURCE_NAT,
-            port: Be16::new(TARGET_PORT),
+            port: Be16::new(TARGET_PORT + id as u16),
             source: wide(net.host),
             first_source_port: 1_024,
             last_source_port: 32_767,
             ..target
         },
         Mode::Keep => TargetEntry {
-            port: Be16::new(TARGET_PORT),
+            port: Be16::new(TARGET_PORT + id as u16),
             ..target
         },
         Mode::Dsr(encapsulation) => TargetEntry {
