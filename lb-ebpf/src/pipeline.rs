@@ -1,4 +1,4 @@
-//! The packet's way: parse → flow → listener → security group → limits →
+//! The packet's way: parse → filter → flow → listener → security group → limits →
 //! select → next hop → rewrite or encapsulate → transmit.
 //!
 //! Each function here is a stage with a stack frame of its own; what one found

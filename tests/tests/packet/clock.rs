@@ -1,9 +1,10 @@
 //! The data path's clock, which ticks once a second and can't be set: a test
 //! that is about time has to wait for it.
 
-use std::{thread::sleep, time::Duration};
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use xlb_tests::wait;
 
 /// Its present second. `bpf_ktime_get_coarse_ns` reads the same clock.
 fn now() -> u64 {
@@ -13,10 +14,11 @@ fn now() -> u64 {
 
 /// Waits until it has ticked so often.
 pub fn ticks(count: u64) {
-    let end = now() + count;
-    while now() < end {
-        sleep(Duration::from_millis(10));
-    }
+    let (end, limit) = (now() + count, Duration::from_secs(count + 5));
+    wait::until("the clock's ticks", limit, || {
+        Ok((now() >= end).then_some(()))
+    })
+    .unwrap();
 }
 
 /// Does what must happen between two ticks.

@@ -156,3 +156,108 @@ fn frames_to_any_of_its_interfaces_are_the_hosts() {
     let macs = wanted(&config, &host, XdpHook::Native, healthy).state.macs;
     assert_eq!(macs, [7, 9].into());
 }
+
+#[test]
+fn a_listener_without_address_has_those_of_its_interfaces() {
+    let exact = "[[listener]]\nname = \"exact\"\naddress = \"10.0.1.1:80\"\ntarget_group = \"b\"\n\
+                 [[target_group]]\nname = \"b\"\ntargets = [\":2\"]\n";
+    let config = config(&(group(":80", "targets = [\":1\"]") + exact));
+    let mut host = host();
+    host.interfaces
+        .get_mut(&ETH0)
+        .unwrap()
+        .addresses
+        .push([10, 0, 1, 2].into());
+    let state = wanted(&config, &host, XdpHook::Native, healthy).state;
+    let of = |address: [u8; 4]| {
+        let place = Place::port(address, 80, flow::TCP);
+        state.listeners.get(&place).map(|entry| entry.id)
+    };
+    let any = of([10, 0, 1, 2]).unwrap();
+    let exact = of([10, 0, 1, 1]).unwrap();
+    assert_ne!(any, exact, "the exact address wins");
+    assert_eq!(of([10, 0, 2, 1]), None, "eth1 is not ours");
+}
+
+#[test]
+fn how_to_send_out_of_an_interface() {
+    use InterfaceEntry as E;
+    let config = config(&group(":80", "targets = [\":1\"]"));
+    let mut host = host();
+    host.interfaces.get_mut(&ETH1).unwrap().kind = Some("veth".into());
+    let vlan = |index, parent, id| Interface {
+        vlan: Some(Vlan {
+            parent,
+            tag: VlanTag {
+                protocol: 0x8100,
+                id,
+            },
+        }),
+        ..interface(index, "v", [10, 0, index as u8, 1])
+    };
+    for device in [
+        vlan(10, ETH0, 7),
+        vlan(11, 10, 8),
+        vlan(12, 11, 9),
+        vlan(13, 99, 1),
+    ] {
+        host.interfaces.insert(device.index, device);
+    }
+    let entries = wanted(&config, &host, XdpHook::Native, healthy)
+        .state
+        .interfaces;
+    assert_eq!(entries[&ETH0].flags, E::TRANSMIT | E::REDIRECT);
+    assert_eq!(
+        entries[&ETH1].flags,
+        E::REDIRECT,
+        "not attached, takes frames"
+    );
+    assert_eq!(
+        (
+            entries[&10].device,
+            entries[&10].tag_count,
+            entries[&10].tags[0].id
+        ),
+        (ETH0, 1, 7)
+    );
+    let outer_first = [entries[&11].tags[0].id, entries[&11].tags[1].id];
+    assert_eq!((entries[&11].device, outer_first), (ETH0, [7, 8]));
+    assert!(!entries.contains_key(&12), "three tags are the kernel's");
+    assert!(!entries.contains_key(&13), "its parent isn't here");
+
+    let eth0 = host.interfaces.get_mut(&ETH0).unwrap();
+    eth0.kind = Some("veth".into());
+    eth0.xdp_features = None;
+    let entries = wanted(&config, &host, XdpHook::Native, healthy)
+        .state
+        .interfaces;
+    assert_eq!(
+        entries[&ETH0].flags, 0,
+        "a veth whose peer isn't ready takes nothing"
+    );
+    let entries = wanted(&config, &host, XdpHook::Generic, healthy)
+        .state
+        .interfaces;
+    assert_eq!(
+        entries[&ETH0].flags,
+        E::TRANSMIT | E::REDIRECT,
+        "generic XDP sends by the stack"
+    );
+}
+
+#[test]
+fn interfaces_must_be_there_and_up() {
+    let config = config(&group(":80", "targets = [\":1\"]"));
+    let first = |host: &Host| {
+        let first = interfaces(&config, host).next();
+        first.unwrap().map(|interface| interface.index)
+    };
+    let mut host = host();
+    assert_eq!(first(&host).unwrap(), ETH0);
+    host.interfaces.get_mut(&ETH0).unwrap().up = false;
+    let error = first(&host).unwrap_err().to_string();
+    assert_eq!(error, "interface eth0 is down: `ip link set eth0 up`");
+    host.interfaces.remove(&ETH0);
+    let error = first(&host).unwrap_err().to_string();
+    assert_eq!(error, "interface eth0 doesn't exist; this host has eth1");
+}
