@@ -25,8 +25,8 @@ use crate::{
 /// The outer time to live; the packet's own goes on inside.
 const OUTER_TIME_TO_LIVE: u8 = 64;
 /// IPv4 and IPv6 inside another IP header (IANA protocol numbers).
-const IPV4_INSIDE: u8 = 4;
-const IPV6_INSIDE: u8 = 41;
+pub const IPV4_INSIDE: u8 = 4;
+pub const IPV6_INSIDE: u8 = 41;
 
 /// Sends a packet of a `dsr` flow to its target.
 #[inline(always)]
@@ -136,7 +136,7 @@ fn wrap<F: Family, O: Family>(
         .inspect_err(|_| work.mtu = work.mtu.saturating_sub(overhead))?;
 
     max_segment::clamp(&Packet::of_xdp(ctx), &work.parsed, &work.flow);
-    let packet = link::grow(ctx, tags, usize::from(overhead), O::ETHERTYPE)?;
+    let packet = link::resize(ctx, tags, -i32::from(overhead), O::ETHERTYPE)?;
     let inside = bounded(ip.network() + usize::from(overhead));
     lower_time_to_live(&packet, ip, inside, time_to_live)?;
     O::write_header(&packet, ip.network(), &header).ok_or(DropReason::Internal)?;

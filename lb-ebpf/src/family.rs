@@ -30,6 +30,8 @@ pub trait Family: Address + 'static {
     const ECHO_REPLY: u8;
     /// Type and code of "it doesn't fit".
     const TOO_BIG: [u8; 2];
+    /// Of "it can't get there".
+    const UNREACHABLE: [u8; 2];
     /// Whether its ICMP's checksum covers the addresses.
     const ICMP_PSEUDO_HEADER: bool;
 
@@ -50,6 +52,8 @@ pub trait Family: Address + 'static {
     fn parse_quoted(packet: &Packet, network: usize) -> Result<Ip<Self>, DropReason>;
     /// Whether an ICMP type is an error, which quotes a packet.
     fn is_error(icmp_type: u8) -> bool;
+    /// Whether that error says of the packet that it didn't arrive.
+    fn is_loss(icmp_type: u8) -> bool;
 
     /// Writes the addresses and the time to live, and mends the header's
     /// checksum where the family has one; `None` if the header isn't there.
@@ -151,6 +155,7 @@ impl Family for Ipv4 {
     const ECHO_REQUEST: u8 = 8;
     const ECHO_REPLY: u8 = 0;
     const TOO_BIG: [u8; 2] = [3, 4];
+    const UNREACHABLE: [u8; 2] = [3, 1];
     const ICMP_PSEUDO_HEADER: bool = false;
 
     maps!(ESTABLISHED_V4 HALF_OPEN_V4 FRAGMENTS_V4 VIPS_V4 LISTENERS_V4 LISTENER_RANGES_V4
@@ -180,6 +185,12 @@ impl Family for Ipv4 {
     #[inline(always)]
     fn is_error(icmp_type: u8) -> bool {
         matches!(icmp_type, 3 | 4 | 11 | 12)
+    }
+
+    /// All but source quench.
+    #[inline(always)]
+    fn is_loss(icmp_type: u8) -> bool {
+        matches!(icmp_type, 3 | 11 | 12)
     }
 
     #[inline(always)]
@@ -256,6 +267,7 @@ impl Family for Ipv6 {
     const ECHO_REQUEST: u8 = 128;
     const ECHO_REPLY: u8 = 129;
     const TOO_BIG: [u8; 2] = [2, 0];
+    const UNREACHABLE: [u8; 2] = [1, 3];
     const ICMP_PSEUDO_HEADER: bool = true;
 
     maps!(ESTABLISHED_V6 HALF_OPEN_V6 FRAGMENTS_V6 VIPS_V6 LISTENERS_V6 LISTENER_RANGES_V6
@@ -285,6 +297,11 @@ impl Family for Ipv6 {
     #[inline(always)]
     fn is_error(icmp_type: u8) -> bool {
         matches!(icmp_type, 1..=4)
+    }
+
+    #[inline(always)]
+    fn is_loss(icmp_type: u8) -> bool {
+        Self::is_error(icmp_type)
     }
 
     #[inline(always)]

@@ -28,8 +28,11 @@ use crate::{
 };
 
 /// Bytes of an ICMP header, behind which an error quotes a packet.
-const HEADER: usize = 8;
+pub const HEADER: usize = 8;
+/// Offsets of its checksum, and of the MTU that "too big" tells: IPv6's is the
+/// lower half of a word.
 const CHECKSUM: usize = 2;
+pub const MTU: usize = 6;
 const TIME_TO_LIVE: u8 = 64;
 /// Bytes of a packet that doesn't fit that "too big" quotes. With headers it
 /// stays below what every path takes (576 bytes for IPv4, 1,280 for IPv6).
@@ -258,8 +261,9 @@ pub fn too_big<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), Dr
     if !may_be_told || !limit::icmp_error(work.now) {
         return Err(DropReason::TooBig);
     }
-    let packet = link::grow(ctx, tags, F::HEADER + HEADER, F::ETHERTYPE)?;
-    let length = ip.network() + F::HEADER + HEADER + QUOTED;
+    let room = F::HEADER + HEADER;
+    let packet = link::resize(ctx, tags, -(room as i32), F::ETHERTYPE)?;
+    let length = ip.network() + room + QUOTED;
     let surplus = packet
         .whole_length()
         .checked_sub(length)
@@ -268,38 +272,82 @@ pub fn too_big<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), Dr
     if unsafe { bpf_xdp_adjust_tail(ctx.ctx, -(surplus as i32)) } != 0 {
         return Err(DropReason::TooBig);
     }
-    write_too_big(&Packet::of_xdp(ctx), ip, work.mtu).ok_or(DropReason::TooBig)?;
+    let message = Message {
+        source: ip.destination,
+        destination: ip.source,
+        kind: F::TOO_BIG,
+        mtu: work.mtu,
+    };
+    write(&Packet::of_xdp(ctx), ip.network(), &message, QUOTED).ok_or(DropReason::TooBig)?;
     work.way = transmit::back(ctx, tags).ok_or(DropReason::TooBig)?;
     Ok(())
 }
 
+/// An error of xlb's own.
+pub struct Message<F> {
+    pub source: F,
+    pub destination: F,
+    /// Type and code.
+    pub kind: [u8; 2],
+    /// 0 where that isn't the matter.
+    pub mtu: u16,
+}
+
+/// Writes the headers of a message in front of the `quoted` bytes that it
+/// quotes; `None` if they aren't there.
 #[inline(always)]
-fn write_too_big<F: Family>(packet: &Packet, ip: &Ip<F>, mtu: u16) -> Option<()> {
+pub fn write<F: Family>(
+    packet: &Packet,
+    network: usize,
+    message: &Message<F>,
+    quoted: usize,
+) -> Option<()> {
     let header = NewHeader {
-        source: ip.destination,
-        destination: ip.source,
+        source: message.source,
+        destination: message.destination,
         protocol: F::ICMP,
         type_of_service: 0,
         time_to_live: TIME_TO_LIVE,
         whole: true,
-        payload_length: (HEADER + QUOTED) as u16,
+        payload_length: (HEADER + quoted) as u16,
         flow_label: 0,
     };
-    let at = ip.network() + F::HEADER;
-    let quoted = packet.at::<[u8; QUOTED]>(at + HEADER)?;
-    let nothing = core::ptr::null_mut();
-    // SAFETY: `quoted` points to QUOTED bytes of the packet, which `at` checked.
-    let sum = unsafe { bpf_csum_diff(nothing, 0, quoted.cast(), QUOTED as u32, 0) };
-    let kind = u16::from_ne_bytes(F::TOO_BIG);
-    let mtu = Be16::new(mtu).raw();
-    let mut check = Delta::NONE.add_sum(sum as u32).add(kind).add(mtu);
-    if F::ICMP_PSEUDO_HEADER {
-        let length = header.payload_length;
-        check = F::pseudo_header(header.source, header.destination, F::ICMP, length)
-            .add_sum(sum as u32)
-            .add(kind)
-            .add(mtu);
+    let at = network + F::HEADER;
+    let kind = u16::from_ne_bytes(message.kind);
+    let mtu = Be16::new(message.mtu).raw();
+    let start = match F::ICMP_PSEUDO_HEADER {
+        true => F::pseudo_header(
+            header.source,
+            header.destination,
+            F::ICMP,
+            header.payload_length,
+        ),
+        false => Delta::NONE,
+    };
+    let quote = sum(packet, at + HEADER, quoted)?;
+    let check = start.add_sum(quote).add(kind).add(mtu).finish();
+    packet.write(at, [kind, check, 0, mtu])?;
+    F::write_header(packet, network, &header)
+}
+
+/// The ones' complement sum of so many bytes. Of a few numbers only: the
+/// verifier wants to see each, and others aren't needed.
+#[inline(always)]
+fn sum(packet: &Packet, at: usize, length: usize) -> Option<u32> {
+    match length {
+        QUOTED => sum_of::<QUOTED>(packet, at),
+        128 => sum_of::<128>(packet, at),
+        48 => sum_of::<48>(packet, at),
+        28 => sum_of::<28>(packet, at),
+        _ => None,
     }
-    packet.write(at, [kind, check.finish(), 0, mtu])?;
-    F::write_header(packet, ip.network(), &header)
+}
+
+#[inline(always)]
+fn sum_of<const N: usize>(packet: &Packet, at: usize) -> Option<u32> {
+    let bytes = packet.at::<[u8; N]>(at)?;
+    let nothing = core::ptr::null_mut();
+    // SAFETY: `bytes` points to N bytes of the packet, which `at` checked.
+    let sum = unsafe { bpf_csum_diff(nothing, 0, bytes.cast(), N as u32, 0) };
+    Some(sum as u32)
 }

@@ -71,13 +71,14 @@ pub fn write_tag(packet: &Packet, index: usize, tag: VlanTag) -> Option<()> {
     packet.write(at, [Be16::new(tag.protocol), control])
 }
 
-/// Makes room of `by` bytes behind the link-layer header, which then says that
-/// `ethertype` follows. What was known of the packet is void.
+/// Takes `by` bytes away behind the link-layer header, or makes room of as many
+/// if that is negative. The header then says that `ethertype` follows. What was
+/// known of the packet is void.
 #[inline(always)]
-pub fn grow(
+pub fn resize(
     ctx: &XdpContext,
     tags: &Tags,
-    by: usize,
+    by: i32,
     ethertype: u16,
 ) -> Result<Packet, DropReason> {
     let packet = Packet::of_xdp(ctx);
@@ -90,7 +91,7 @@ pub fn grow(
         }
     }
     // SAFETY: `ctx` is this program's own context.
-    if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(by as i32)) } != 0 {
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, by) } != 0 {
         return Err(DropReason::NoHeadroom);
     }
     let packet = Packet::of_xdp(ctx);

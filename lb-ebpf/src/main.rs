@@ -39,6 +39,7 @@ mod security_group;
 mod select;
 mod stats;
 mod transmit;
+mod tunnel;
 mod work;
 
 use aya_ebpf::{

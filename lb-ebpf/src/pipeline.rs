@@ -2,7 +2,7 @@
 //! select → next hop → rewrite or encapsulate → transmit.
 //!
 //! Each function here is a stage with a stack frame of its own; what one found
-//! the next finds in [`Work`]. Until `send` (or `encap`, or `icmp::forward`)
+//! the next finds in [`Work`]. Until `send` (or `encap`, `icmp::forward` or `tunnel::relay`)
 //! nothing in the packet has been touched, so whatever fails before leaves it
 //! as it came.
 
@@ -20,6 +20,7 @@ use crate::{
     route::{self, Request},
     security_group, select, stats,
     transmit::{self, Way},
+    tunnel,
     work::{User, Work},
 };
 
@@ -42,7 +43,12 @@ fn forward<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropRe
     }
     work.look_at_the_clock();
     if is_icmp {
-        icmp::find(ctx, work)?;
+        match icmp::find(ctx, work) {
+            Err(DropReason::NotOurs) if tunnel::find(ctx, work) => {
+                return tunnel::relay(ctx, work);
+            }
+            found => found?,
+        }
     } else {
         match find(work) {
             Known::Flow => {}

@@ -16,6 +16,7 @@ use crate::{
     parse::Parsed,
     select::Search,
     transmit::{NextHop, Way},
+    tunnel::Report,
 };
 
 /// The packet at hand.
@@ -30,6 +31,8 @@ pub struct Work<F> {
     pub search: Search<F>,
     /// What it quotes, if it is an ICMP error.
     pub quote: Quote<F>,
+    /// What it says of a tunnel, if it is an ICMP error about one.
+    pub report: Report,
     /// How it goes on, once that is known.
     pub way: Way,
     pub next_hop: NextHop,

@@ -79,6 +79,8 @@ pub struct Topology {
     pub targets: Vec<Place>,
     switch: Option<Namespace>,
     router: Option<Namespace>,
+    /// Who is behind it.
+    far: Vec<Ipv4Addr>,
     attached: Vec<Attached>,
     directory: TempDir,
 }
@@ -156,8 +158,12 @@ impl Topology {
         switch_on(&switch)?;
         plug(&switch, &balancer, "balancer", BALANCER)?;
         let router = Router::new(series, &switch, far)?;
+        let mut hosts = Vec::new();
         match far {
-            Far::Client => router.attach(&client, "client", FAR_CLIENT)?,
+            Far::Client => {
+                router.attach(&client, "client", FAR_CLIENT)?;
+                hosts.push(FAR_CLIENT);
+            }
             Far::Nobody | Far::Targets => {
                 plug(&switch, &client, "client", CLIENT)?;
                 router.lead(&client)?;
@@ -173,6 +179,7 @@ impl Topology {
             let address = Ipv4Addr::new(10, 0, third, 20 + n);
             if far == Far::Targets {
                 router.attach(&target, &name, address)?;
+                hosts.push(address);
             } else {
                 plug(&switch, &target, &name, address)?;
                 router.lead(&target)?;
@@ -189,6 +196,7 @@ impl Topology {
         };
         let mut topology = Self::finish(client, balancer, places, Some(switch), programs)?;
         topology.router = router.0;
+        topology.far = hosts;
         Ok(topology)
     }
 
@@ -199,18 +207,20 @@ impl Topology {
         }
     }
 
-    /// Makes the way from the router to the far client one with a smaller MTU,
-    /// which only the router knows of.
+    /// Makes the ways from the router to whoever is behind it ones with a smaller
+    /// MTU, which only the router knows of.
     ///
     /// # Errors
     /// If there is no router, or a command fails.
     pub fn narrow(&self, mtu: u16) -> Result<()> {
         let router = self.router.as_ref().context("there is no router")?;
-        for family in Family::BOTH {
-            let (client, bits) = (family.of(FAR_CLIENT), family.bits());
-            router.ip(&format!(
-                "route add {client}/{bits} dev far0 mtu lock {mtu}"
-            ))?;
+        for far in &self.far {
+            for family in Family::BOTH {
+                let (address, bits) = (family.of(*far), family.bits());
+                router.ip(&format!(
+                    "route add {address}/{bits} dev far0 mtu lock {mtu}"
+                ))?;
+            }
         }
         Ok(())
     }
@@ -275,6 +285,7 @@ impl Topology {
             targets,
             switch,
             router: None,
+            far: Vec::new(),
             attached: programs,
             directory,
         })

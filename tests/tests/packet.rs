@@ -35,6 +35,7 @@ mod packet {
     mod selection;
     mod tables;
     mod too_big;
+    mod tunnel_errors;
     mod ways_out;
     mod wire;
 }

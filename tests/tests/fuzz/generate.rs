@@ -257,7 +257,7 @@ impl Generator {
     fn came_out(&mut self) -> Option<(View, Vec<u8>, Hook)> {
         let past = self.some_past()?;
         let (output, verdict) = (past.output.clone(), past.verdict);
-        let view = packet::parse(&output).ok()?;
+        let view = packet::parse_any(&output)?;
         let hook = match (verdict, self.random.below(10)) {
             (Verdict::Drop, _) => return None,
             (Verdict::Pass, 0) | (_, 1) => Hook::In(1),

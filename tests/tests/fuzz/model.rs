@@ -6,6 +6,7 @@ mod flows;
 mod icmp;
 mod rewrite;
 mod select;
+mod tunnel;
 mod ways;
 mod wrap;
 

@@ -96,6 +96,21 @@ pub fn parse(bytes: &[u8]) -> Result<View, DropReason> {
     Ok(view)
 }
 
+/// Reads a frame that may carry another packet too.
+pub fn parse_any(bytes: &[u8]) -> Option<View> {
+    let (tags, ip, ethernet_type) = ethernet(bytes).ok()?;
+    let mut view = match ethernet_type {
+        0x0800 => ipv4(bytes, ip).ok()?,
+        0x86DD => ipv6(bytes, ip).ok()?,
+        _ => return None,
+    };
+    view.tags = tags;
+    match transport(bytes, &mut view) {
+        Ok(()) => Some(view),
+        Err(_) => matches!(view.key.protocol, 4 | 41).then_some(view),
+    }
+}
+
 fn ethernet(bytes: &[u8]) -> Result<(usize, usize, u16), DropReason> {
     let mut at = 12;
     for tags in 0..=MAX_VLAN_TAGS {
@@ -283,11 +298,26 @@ fn transport(bytes: &[u8], view: &mut View) -> Result<(), DropReason> {
 /// The packet that an ICMP error quotes, as far as it is there: eight bytes of
 /// transport header are enough, but it must say that it has its headers.
 pub fn quoted(bytes: &[u8], error: &View) -> Option<View> {
-    let (ip, end) = (error.transport + 8, error.end);
+    let view = quoted_at(bytes, error.transport + 8, error.end, error.is_v6())?;
+    with_ports(bytes, view)
+}
+
+/// The same with its ports, if they are there.
+pub fn with_ports(bytes: &[u8], mut view: View) -> Option<View> {
+    if view.transport + 8 > view.end {
+        return None;
+    }
+    view.key.source.1 = word(bytes, view.transport);
+    view.key.destination.1 = word(bytes, view.transport + 2);
+    Some(view)
+}
+
+/// The headers of a packet that begins at `ip` and is cut off at `end`.
+pub fn quoted_at(bytes: &[u8], ip: usize, end: usize, v6: bool) -> Option<View> {
     if ip >= end {
         return None;
     }
-    let mut view = if error.is_v6() {
+    let view = if v6 {
         if end < ip + 40 || bytes[ip] >> 4 != 6 {
             return None;
         }
@@ -307,10 +337,6 @@ pub fn quoted(bytes: &[u8], error: &View) -> Option<View> {
         }
         ipv4_header(bytes, ip, end)
     };
-    if view.transport + 8 > end || matches!(view.part, Part::Later(_)) {
-        return None;
-    }
-    view.key.source.1 = word(bytes, view.transport);
-    view.key.destination.1 = word(bytes, view.transport + 2);
-    Some(view)
+    let is_first = !matches!(view.part, Part::Later(_));
+    is_first.then_some(view)
 }

@@ -174,3 +174,39 @@ fn upload_dsr_ipip_6in4() -> Result<()> {
 fn upload_dsr_geneve_v6() -> Result<()> {
     upload_by_dsr(Way::by(Encapsulation::Geneve, Family::V6, Family::V6))
 }
+
+/// A hop behind the balancer is smaller: its router's message is about the
+/// tunnel's packet, and the client learns what fits inside.
+fn upload_past_a_narrow_hop(way: Way) -> Result<()> {
+    /// So that IPv6's least, 1,280, fits into every tunnel.
+    const NARROW: u16 = 1400;
+    let dsr = Dsr::start_with(way, 1, Far::Targets, |topology, _| topology.narrow(NARROW))?;
+    dsr.scenario.upload(SMALL)?;
+    let (vip, fits) = (way.inner.of(FREE), NARROW - way.overhead());
+    expect_mtu(&dsr.scenario.topology.client, vip, None, fits)
+}
+
+#[test]
+fn upload_past_a_narrow_hop_ipip_v4() -> Result<()> {
+    upload_past_a_narrow_hop(Way::by(Encapsulation::Ipip, Family::V4, Family::V4))
+}
+
+#[test]
+fn upload_past_a_narrow_hop_ipip_6in4() -> Result<()> {
+    upload_past_a_narrow_hop(Way::by(Encapsulation::Ipip, Family::V6, Family::V4))
+}
+
+#[test]
+fn upload_past_a_narrow_hop_ipip_4in6() -> Result<()> {
+    upload_past_a_narrow_hop(Way::by(Encapsulation::Ipip, Family::V4, Family::V6))
+}
+
+#[test]
+fn upload_past_a_narrow_hop_gue_v4() -> Result<()> {
+    upload_past_a_narrow_hop(Way::by(Encapsulation::Gue, Family::V4, Family::V4))
+}
+
+#[test]
+fn upload_past_a_narrow_hop_geneve_v6() -> Result<()> {
+    upload_past_a_narrow_hop(Way::by(Encapsulation::Geneve, Family::V6, Family::V6))
+}

@@ -37,7 +37,10 @@ impl Model {
                 DropReason::NotOurs.into()
             });
         }
-        let quote = self.quote(bytes, view, kind, false)?;
+        let quote = match self.quote(bytes, view, kind, false) {
+            Err(DropReason::NotOurs) => return self.report(interface, bytes, view, (kind, code)),
+            quote => quote?,
+        };
         if quote.flow.dsr {
             return self.wrap(interface, bytes, view, &quote.flow);
         }
