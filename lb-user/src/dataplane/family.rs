@@ -1,11 +1,15 @@
 //! What differs between the address families' maps: their names, and the type
 //! of an address in their keys.
 
+use std::net::IpAddr;
+
 use lb_common::{Address, Ipv4, Ipv6};
 
 /// An address as its family's maps have it.
 pub trait Keyed: Address + aya::Pod {
     const NAMES: Names;
+
+    fn to_ip(self) -> IpAddr;
 }
 
 /// Names of a family's maps in the object.
@@ -28,6 +32,10 @@ impl Keyed for Ipv4 {
         established: "ESTABLISHED_V4",
         half_open: "HALF_OPEN_V4",
     };
+
+    fn to_ip(self) -> IpAddr {
+        IpAddr::V4(self.into())
+    }
 }
 
 impl Keyed for Ipv6 {
@@ -39,4 +47,8 @@ impl Keyed for Ipv6 {
         established: "ESTABLISHED_V6",
         half_open: "HALF_OPEN_V6",
     };
+
+    fn to_ip(self) -> IpAddr {
+        IpAddr::V6(self.into())
+    }
 }

@@ -58,6 +58,8 @@ pub(super) struct Maps {
     limits: Array<MapData, ListenerLimits>,
     /// Written by the sweep, off the agent's own task.
     target_flows: OwnedFd,
+    /// What the last sweep was told of the targets.
+    swept_targets: Vec<TargetEntry>,
     flows: Flows,
     v4: FamilyMaps<Ipv4>,
     v6: FamilyMaps<Ipv6>,
@@ -95,6 +97,7 @@ impl Maps {
             drops: open(ebpf, "DROPS")?,
             limits: open(ebpf, "LISTENER_LIMITS")?,
             target_flows: handle(ebpf, TARGET_FLOWS)?,
+            swept_targets: Vec::new(),
             flows: Flows::take(ebpf)?,
             v4: FamilyMaps::take(ebpf)?,
             v6: FamilyMaps::take(ebpf)?,
@@ -287,7 +290,7 @@ impl Maps {
             .collect()
     }
 
-    pub(super) fn sweep(&self) -> Result<Sweep, MapError> {
+    pub(super) fn sweep(&mut self) -> Result<Sweep, MapError> {
         let settings = self
             .settings
             .get(&0, 0)
@@ -305,12 +308,14 @@ impl Maps {
         let target_flows = duplicate(self.target_flows.as_fd(), TARGET_FLOWS)?;
         let target_map = duplicate(self.targets.map().fd().as_fd(), "TARGETS")?;
         let flows = self.flows()?;
+        let before = std::mem::replace(&mut self.swept_targets, targets.clone());
         Ok(Sweep::new(
             flows,
             target_flows,
             target_map,
             settings,
             targets,
+            before,
         ))
     }
 

@@ -186,7 +186,7 @@ impl Dataplane {
     ///
     /// # Errors
     /// If a flow map can't be duplicated for the sweep.
-    pub fn sweep(&self) -> Result<Sweep, MapError> {
+    pub fn sweep(&mut self) -> Result<Sweep, MapError> {
         self.maps.sweep()
     }
 

@@ -1,8 +1,10 @@
 //! The sweep: counts flows and removes those that are over.
 //!
 //! The data path takes an ended flow for none when it meets it, so the sweep is
-//! only about memory and source ports. It has handles of its own and may run on
-//! any thread.
+//! about memory and source ports, and about clients that wait for a target that
+//! is lost (see `nudge`). It has handles of its own and may run on any thread.
+
+mod nudge;
 
 use std::{
     io,
@@ -23,6 +25,8 @@ use super::{
     flows::{BATCH, FlowTables, Flows},
     syscall::{self, Batches},
 };
+use nudge::Nudge;
+use tracing::warn;
 
 /// Seconds for which an idle TCP connection stays after its time: as long as
 /// it is there, its client is told of its end by a RST. Without it the next
@@ -52,6 +56,8 @@ pub struct Sweep {
     /// What was in `target_map` when the sweep was made. Good enough to see
     /// which flows go on, and whose they are.
     targets: Vec<TargetEntry>,
+    /// The same of the sweep before.
+    before: Vec<TargetEntry>,
 }
 
 impl Sweep {
@@ -61,6 +67,7 @@ impl Sweep {
         target_map: OwnedFd,
         settings: Settings,
         targets: Vec<TargetEntry>,
+        before: Vec<TargetEntry>,
     ) -> Self {
         Self {
             flows,
@@ -68,6 +75,7 @@ impl Sweep {
             target_map,
             settings,
             targets,
+            before,
         }
     }
 
@@ -136,16 +144,20 @@ impl Sweep {
             by_target,
             removed,
         } = swept;
+        let mut nudge = None;
         let table = tables.established.as_fd();
-        self.table(table, judge, removed, |entry: &FlowEntry<A>| {
+        self.table(table, judge, removed, |key: &FlowKey<A>, entry| {
             *established += 1;
+            if self.has_just_lost_target(key, entry) {
+                nudge.get_or_insert_with(|| Nudges::new(key)).send(key);
+            }
             let flows = by_target.get_mut(entry.target as usize);
             if let Some(flows) = flows.filter(|_| holder(entry, self.target(entry)).is_some()) {
                 *flows += 1;
             }
         })?;
         let table = tables.half_open.as_fd();
-        self.table(table, judge, removed, |_: &FlowEntry<A>| *half_open += 1)
+        self.table(table, judge, removed, |_: &FlowKey<A>, _| *half_open += 1)
     }
 
     /// Sweeps one table and tells of each flow that is left in it.
@@ -154,7 +166,7 @@ impl Sweep {
         table: BorrowedFd<'_>,
         judge: &Judge,
         removed: &mut u64,
-        mut left: impl FnMut(&FlowEntry<A>),
+        mut left: impl FnMut(&FlowKey<A>, &FlowEntry<A>),
     ) -> io::Result<()>
     where
         FlowKey<A>: Pod,
@@ -167,13 +179,15 @@ impl Sweep {
         let mut batches: Batches<'_, FlowKey<A>, FlowEntry<A>> = Batches::new(table, BATCH);
         while let Some((keys, values)) = batches.next()? {
             for (key, entry) in keys.iter().zip(values) {
-                let ended = match judge.is_over(key.protocol(), entry, self.target(entry)) {
+                let over = judge.is_over(key.protocol(), entry, self.target(entry));
+                // Its client is to be told first.
+                let ended = match over && !self.has_just_lost_target(key, entry) {
                     true => judge.end(&present, key, entry)?,
                     false => None,
                 };
                 match ended {
                     Some(count) => *removed += count,
-                    None if entry.direction() == Direction::Forward => left(entry),
+                    None if entry.direction() == Direction::Forward => left(key, entry),
                     None => {}
                 }
             }
@@ -181,10 +195,59 @@ impl Sweep {
         Ok(())
     }
 
+    /// Whether a connection's target has left it since the sweep before.
+    fn has_just_lost_target<A: Address>(&self, key: &FlowKey<A>, entry: &FlowEntry<A>) -> bool {
+        let keeps = |target: Option<TargetEntry>| {
+            holder(entry, target).is_some_and(|target| target.has(TargetEntry::KEEPS))
+        };
+        let before = self.before.get(entry.target as usize).copied();
+        key.protocol() == flow::TCP
+            && entry.state().has(State::CONFIRMED)
+            && !entry.state().is_closed()
+            && keeps(before)
+            && !keeps(self.target(entry))
+    }
+
     /// Who had the id of an entry's target when the sweep was made.
     fn target<A>(&self, entry: &FlowEntry<A>) -> Option<TargetEntry> {
         self.targets.get(entry.target as usize).copied()
     }
+}
+
+/// Nudges that are sent until one can't be.
+struct Nudges(Option<Nudge>);
+
+impl Nudges {
+    fn new<A: Keyed>(key: &FlowKey<A>) -> Self {
+        Self(told(Nudge::new(key.endpoints.source.to_ip().is_ipv6())))
+    }
+
+    fn send<A: Keyed>(&mut self, key: &FlowKey<A>) {
+        let Some(nudge) = &self.0 else { return };
+        match nudge.send(key) {
+            // As many as the device takes; the others learn it when they send.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // This client can't be reached; others may be.
+            Err(error) if is_of_the_way(&error) => {}
+            sent => {
+                if told(sent).is_none() {
+                    self.0 = None;
+                }
+            }
+        }
+    }
+}
+
+fn is_of_the_way(error: &io::Error) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkUnreachable};
+    matches!(error.kind(), HostUnreachable | NetworkUnreachable)
+}
+
+fn told<T>(result: io::Result<T>) -> Option<T> {
+    let tell = |error: &io::Error| {
+        warn!(%error, "clients whose target is lost, and who only wait, can't be told");
+    };
+    result.inspect_err(tell).ok()
 }
 
 /// A flow table and the targets as they are at this moment.

@@ -7,9 +7,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use xlb_tests::{client::request_kept, process::Process, topology::Family, wait};
+use xlb_tests::{
+    client::request_kept,
+    process::Process,
+    topology::{Family, Far},
+    tunnel::Encapsulation,
+    wait,
+};
 
-use super::scenario::{Mode, Scenario, Setup};
+use super::{
+    dsr::{Dsr, Way},
+    scenario::{Mode, Scenario, Setup},
+};
 
 fn ask(stream: &mut TcpStream, path: &str) -> Result<()> {
     let head = format!("GET /{path} HTTP/1.1\r\nHost: web\r\n\r\n");
@@ -107,6 +116,58 @@ fn unhealthy_is_reset_v4() -> Result<()> {
 #[test]
 fn unhealthy_is_reset_v6() -> Result<()> {
     is_reset(Family::V6, Mode::Preserve)
+}
+
+/// A client that only waits is told too, soon.
+fn waiting_is_reset(family: Family, mode: Mode) -> Result<()> {
+    let (scenario, stream, name) = connected(family, mode, "on_unhealthy = \"reset\"")?;
+    // A sweep must have seen the target alive.
+    wait::pause(Duration::from_secs(6))?;
+    let before = scenario.drops("flow_reset")?;
+    fail(&scenario, &name)?;
+    expect_reset_of_waiting(&stream)?;
+    ensure!(
+        scenario.drops("flow_reset")? > before,
+        "the RST was somebody else's"
+    );
+    Ok(())
+}
+
+fn expect_reset_of_waiting(mut stream: &TcpStream) -> Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(12)))?;
+    let error = io::copy(&mut stream, &mut io::sink()).err();
+    let error = error.context("the server has closed the connection")?;
+    ensure!(
+        error.kind() == ErrorKind::ConnectionReset,
+        "no RST but: {error:#}"
+    );
+    Ok(())
+}
+
+#[test]
+fn waiting_is_reset_source_nat_v4() -> Result<()> {
+    waiting_is_reset(Family::V4, Mode::OneArm)
+}
+
+#[test]
+fn waiting_is_reset_preserve_client_ip_v6() -> Result<()> {
+    waiting_is_reset(Family::V6, Mode::Preserve)
+}
+
+#[test]
+fn waiting_is_reset_local_v4() -> Result<()> {
+    waiting_is_reset(Family::V4, Mode::Local)
+}
+
+#[test]
+fn waiting_is_reset_dsr_v4() -> Result<()> {
+    let way = Way::by(Encapsulation::Ipip, Family::V4, Family::V4);
+    let dsr = Dsr::start(way, 2, Far::Nobody)?;
+    let mut stream = dsr.scenario.connect()?;
+    let name = request_kept(&mut stream)?;
+    wait::pause(Duration::from_secs(6))?;
+    fail(&dsr.scenario, &name)?;
+    expect_reset_of_waiting(&stream)
 }
 
 /// Prints every TCP packet that the balancer's host sends to the client.
