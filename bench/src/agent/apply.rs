@@ -142,6 +142,24 @@ impl World {
         self.apply(&changes)
     }
 
+    fn write_group(&mut self, group: &str) -> Result<()> {
+        let (slow_starts, draining) = (BTreeMap::new(), BTreeSet::new());
+        let inputs = Inputs {
+            config: &self.config,
+            host: &self.host,
+            attached: &self.attached,
+            ids: &self.ids,
+            slow_starts: &slow_starts,
+            draining: &draining,
+            applied: &self.applied,
+        };
+        let (registry, tables) = (&self.registry, &mut self.tables);
+        let desired = reconcile::desired_group(&inputs, group, tables, |key| health(registry, key));
+        let (state, _) = desired.context("a group that no listener uses")?;
+        let changes = reconcile::diff_group(&self.applied, &state);
+        self.apply(&changes)
+    }
+
     fn apply(&mut self, changes: &[Change]) -> Result<()> {
         for run in reconcile::runs(changes) {
             self.dataplane.apply_run(run)?;
@@ -153,9 +171,9 @@ impl World {
     /// Milliseconds from a result that changes the health of a group's first
     /// target until the maps are written.
     fn change(&mut self, group: usize, outcome: &Outcome) -> Result<f64> {
-        let group = &self.config.target_groups[group];
+        let group = self.config.target_groups[group].clone();
         let target = group.targets.first().context("a group without targets")?;
-        let key = TargetKey::new(group, target);
+        let key = TargetKey::new(&group, target);
         let thresholds = Thresholds {
             healthy: 1,
             unhealthy: 1,
@@ -167,7 +185,7 @@ impl World {
             .registry
             .observe(&key, outcome, thresholds, Now::read());
         transition.context("its health hasn't changed")?;
-        self.write_all()?;
+        self.write_group(&group.name)?;
         let time = begin.elapsed();
         ensure!(self.accepts(id) != accepted, "nothing was changed");
         Ok(time.as_secs_f64() * 1e3)
