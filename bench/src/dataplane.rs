@@ -6,9 +6,9 @@
 //! with such an output must do.
 
 mod cases;
-mod frame;
+pub(crate) mod frame;
 mod harness;
-mod world;
+pub(crate) mod world;
 
 use std::{
     io::{BufRead as _, Write as _},
@@ -142,6 +142,8 @@ fn rows(cases: &[Case], times: &[Vec<f64>]) -> Vec<Row> {
             case: case.name.to_owned(),
             min,
             median: report::median(times),
+            max: times.iter().copied().fold(min, f64::max),
+            unit: "ns",
             floor: floor.to_owned(),
             ratio,
             goal: case.goal,

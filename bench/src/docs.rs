@@ -1,6 +1,6 @@
-//! Figures for docs/benchmarks.md, and a diagram beside it.
+//! Sections of docs/benchmarks.md, and the data path's diagram.
 
-use std::{fs, path::Path};
+use std::{fs, io::ErrorKind, path::Path};
 
 use anyhow::{Context as _, Result, anyhow};
 use plotters::{
@@ -10,26 +10,61 @@ use plotters::{
 
 use crate::report::{self, Row};
 
-/// Renews the document in a folder. `how` says how it was measured.
+const PAGE: &str = "benchmarks.md";
+const HEADING: &str = "# Benchmarks\n\n\
+    Written by `cargo xtask bench … --record docs`, a section by each; not to be edited.\n";
+
+/// Renews the data path's section. `how` says how it was measured.
 pub fn record(folder: &Path, how: &str, rows: &[Row]) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
-    let write = |name: &str, text: &str| {
-        let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))
-    };
-    write("benchmarks.md", &document(how, rows)?)?;
-    write("dataplane.json", &serde_json::to_string_pretty(rows)?)?;
-    draw(&folder.join("dataplane.svg"), rows)
+    write(
+        folder,
+        "dataplane.json",
+        &serde_json::to_string_pretty(rows)?,
+    )?;
+    draw(&folder.join("dataplane.svg"), rows)?;
+    replace_section(folder, "Data path", &section(how, rows)?)
 }
 
-fn document(how: &str, rows: &[Row]) -> Result<String> {
+pub fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
+    let path = folder.join(name);
+    fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))
+}
+
+/// Puts a section's text in the place of the one with its title in the page, or
+/// at the end if there is none.
+pub fn replace_section(folder: &Path, title: &str, text: &str) -> Result<()> {
+    let path = folder.join(PAGE);
+    let page = match fs::read_to_string(&path) {
+        Ok(page) => page,
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
+    };
+    write(folder, PAGE, &with_section(&page, title, text))
+}
+
+fn with_section(page: &str, title: &str, text: &str) -> String {
+    let mut sections: Vec<(&str, &str)> = page
+        .split("\n## ")
+        .skip(1)
+        .filter_map(|section| section.split_once("\n\n"))
+        .map(|(title, text)| (title, text.trim_end()))
+        .collect();
+    let text = text.trim_end();
+    match sections.iter_mut().find(|(other, _)| *other == title) {
+        Some(section) => section.1 = text,
+        None => sections.push((title, text)),
+    }
+    let sections = sections.iter();
+    let sections = sections.map(|(title, text)| format!("\n## {title}\n\n{text}\n"));
+    HEADING.to_owned() + &sections.collect::<String>()
+}
+
+fn section(how: &str, rows: &[Row]) -> Result<String> {
     let table = report::table(rows);
     let machine = machine()?;
     Ok(format!(
-        "# Benchmarks\n\n\
-         Written by `cargo xtask bench dataplane --record docs`; not to be edited.\n\n\
-         ## Data path\n\n\
-         Nanoseconds a packet, by `BPF_PROG_TEST_RUN` in a harness that restores the packet \
+        "Nanoseconds a packet, by `BPF_PROG_TEST_RUN` in a harness that restores the packet \
          before each repeat and tail-calls the unmodified program. A floor is a program in the \
          same harness that does the least that anything with such an output must do. All cases \
          run in turns, so that what else the machine does falls on all of them; the ratio is \
@@ -44,7 +79,7 @@ fn document(how: &str, rows: &[Row]) -> Result<String> {
 }
 
 /// The processor and the kernel.
-fn machine() -> Result<String> {
+pub fn machine() -> Result<String> {
     let cpus = fs::read_to_string("/proc/cpuinfo")?;
     let model = cpus
         .lines()
@@ -101,4 +136,24 @@ fn draw(path: &Path, rows: &[Row]) -> Result<()> {
         }
     }
     area.present().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HEADING, with_section};
+
+    #[test]
+    fn a_section_takes_its_own_place_only() {
+        let page = with_section("", "One", "first\n\nmore\n");
+        let page = with_section(&page, "Two", "second");
+        assert_eq!(
+            page,
+            format!("{HEADING}\n## One\n\nfirst\n\nmore\n\n## Two\n\nsecond\n")
+        );
+        let page = with_section(&page, "One", "again");
+        assert_eq!(
+            page,
+            format!("{HEADING}\n## One\n\nagain\n\n## Two\n\nsecond\n")
+        );
+    }
 }

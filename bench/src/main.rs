@@ -1,5 +1,6 @@
 //! xlb's benchmarks. `cargo xtask bench` builds and runs them.
 
+mod agent;
 mod dataplane;
 mod docs;
 mod report;
@@ -20,6 +21,8 @@ struct Arguments {
 enum Benchmark {
     /// Nanoseconds a packet of the data path, beside floors
     Dataplane(dataplane::Options),
+    /// The agent: how fast it acts on a change, what checks cost, memory
+    Agent(agent::Options),
 }
 
 fn main() -> ExitCode {
@@ -36,5 +39,6 @@ fn run(arguments: Arguments) -> Result<()> {
     xlb_tests::require_root()?;
     match arguments.benchmark {
         Benchmark::Dataplane(options) => dataplane::run(&options),
+        Benchmark::Agent(options) => agent::run(&options),
     }
 }

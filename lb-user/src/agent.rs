@@ -80,6 +80,8 @@ struct Agent {
     dataplane: Dataplane,
     /// What the maps hold.
     applied: MapState,
+    /// Whether a write failed, so that the maps may lack more than changes now.
+    behind: bool,
     tables: Tables,
     ids: Ids,
     netlink: Netlink,
@@ -128,6 +130,7 @@ impl Agent {
         Ok(Self {
             started: SystemTime::now(),
             applied: MapState::default(),
+            behind: false,
             tables: Tables::default(),
             ids: Ids::new(config.capacity),
             netlink,

@@ -39,6 +39,8 @@ impl Now {
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
     targets: BTreeMap<TargetKey, Registered>,
+    /// Kept, for it is asked for at each event and seldom changes.
+    next_end: Option<Instant>,
 }
 
 /// One target.
@@ -84,7 +86,12 @@ impl Registry {
     /// When [`expire`](Self::expire) has something to do.
     #[must_use]
     pub fn next_end(&self) -> Option<Instant> {
-        self.targets.values().filter_map(|target| target.ends).min()
+        self.next_end
+    }
+
+    fn note_next_end(&mut self) {
+        let ends = self.targets.values().filter_map(|target| target.ends);
+        self.next_end = ends.min();
     }
 
     /// Applies a configuration.
@@ -114,6 +121,7 @@ impl Registry {
         }
         self.remove(config, &configured, now, &mut done);
         self.make_room(config, &configured, &mut done);
+        self.note_next_end();
         done
     }
 
@@ -190,6 +198,7 @@ impl Registry {
                 }
             }
         }
+        self.note_next_end();
         over
     }
 

@@ -35,6 +35,7 @@ const LISTENER: u32 = 1;
 /// Of flows that are made at once: fewer than the half-open table holds.
 const CHUNK: u64 = 16_384;
 
+pub const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;
 pub const XDP_TX: u32 = 3;
 
@@ -183,7 +184,7 @@ impl World {
         }
     }
 
-    fn expect_established(&self, flows: u64) -> Result<()> {
+    fn expect_established(&mut self, flows: u64) -> Result<()> {
         let swept = self.dataplane.sweep()?.run()?;
         ensure!(
             swept.established == flows,

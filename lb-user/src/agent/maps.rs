@@ -1,12 +1,15 @@
 //! The maps: writing what they should hold, sweeping what is over.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use tracing::{error, info, warn};
 
 use super::{Agent, targets::availability};
 use crate::{
-    dataplane::Swept,
+    dataplane::{Swept, XdpHook},
     reconcile::{self, Balance, Change, Inputs, Problem},
 };
 
@@ -20,9 +23,31 @@ impl Agent {
     }
 
     pub(super) fn write_maps(&mut self) -> anyhow::Result<()> {
-        for run in reconcile::runs(&self.changes()) {
+        let changes = self.changes();
+        self.write(&changes)
+    }
+
+    /// As [`reconcile`](Self::reconcile), after changes of health in these
+    /// groups only: what that costs doesn't grow with the others.
+    pub(super) fn reconcile_groups(&mut self, groups: &BTreeSet<&str>) {
+        if self.behind {
+            // Something else waits to be written, too.
+            return self.reconcile();
+        }
+        for group in groups {
+            let changes = self.group_changes(group);
+            if let Err(error) = self.write(&changes) {
+                error!(error = format!("{error:#}"), "could not write the maps");
+            }
+        }
+    }
+
+    fn write(&mut self, changes: &[Change]) -> anyhow::Result<()> {
+        self.behind = true;
+        for run in reconcile::runs(changes) {
             self.apply(run)?;
         }
+        self.behind = false;
         Ok(())
     }
 
@@ -49,11 +74,7 @@ impl Agent {
 
     /// What to change so that the maps hold what they should.
     fn changes(&mut self) -> Vec<Change> {
-        let attached = self.dataplane.attached();
-        let attached = attached
-            .iter()
-            .map(|(&index, hooks)| (index, hooks.xdp))
-            .collect();
+        let attached = self.hooks();
         self.slow_starts = self.registry.slow_starts(&self.config, self.last_step);
         let inputs = Inputs {
             config: &self.config,
@@ -70,6 +91,36 @@ impl Agent {
         self.report(&desired.problems);
         self.balance(desired.balances);
         reconcile::diff(&self.applied, &desired.state)
+    }
+
+    /// Likewise, as far as a group's part goes.
+    fn group_changes(&mut self, group: &str) -> Vec<Change> {
+        let attached = self.hooks();
+        self.slow_starts = self.registry.slow_starts(&self.config, self.last_step);
+        let inputs = Inputs {
+            config: &self.config,
+            host: &self.host,
+            attached: &attached,
+            ids: &self.ids,
+            slow_starts: &self.slow_starts,
+            draining: &self.draining,
+            applied: &self.applied,
+        };
+        let desired = reconcile::desired_group(&inputs, group, &mut self.tables, |key| {
+            availability(self.registry.get(key))
+        });
+        let Some((state, balance)) = desired else {
+            return Vec::new();
+        };
+        log_balance(group, self.balances.get(group), &balance);
+        self.balances.insert(group.to_owned(), balance);
+        reconcile::diff_group(&self.applied, &state)
+    }
+
+    fn hooks(&self) -> BTreeMap<u32, XdpHook> {
+        let attached = self.dataplane.attached();
+        let hooks = attached.iter().map(|(&index, hooks)| (index, hooks.xdp));
+        hooks.collect()
     }
 
     /// Logs each problem when it comes and when it goes.
@@ -96,19 +147,7 @@ impl Agent {
     fn balance(&mut self, balances: BTreeMap<String, Balance>) {
         let before = std::mem::replace(&mut self.balances, balances);
         for (group, now) in &self.balances {
-            let was_open = before.get(group).is_some_and(|before| before.fail_open);
-            let (healthy, targets) = (now.healthy, now.targets);
-            match (was_open, now.fail_open) {
-                (false, true) => warn!(
-                    group,
-                    healthy, targets, "too few healthy targets: new flows go to all of them"
-                ),
-                (true, false) => info!(
-                    group,
-                    healthy, targets, "enough healthy targets: new flows go to them only"
-                ),
-                _ => {}
-            }
+            log_balance(group, before.get(group), now);
         }
     }
 
@@ -127,5 +166,21 @@ impl Agent {
             Ok(swept) => self.swept = swept,
             Err(error) => warn!(%error, "could not sweep the flow table"),
         }
+    }
+}
+
+fn log_balance(group: &str, before: Option<&Balance>, now: &Balance) {
+    let was_open = before.is_some_and(|before| before.fail_open);
+    let (healthy, targets) = (now.healthy, now.targets);
+    match (was_open, now.fail_open) {
+        (false, true) => warn!(
+            group,
+            healthy, targets, "too few healthy targets: new flows go to all of them"
+        ),
+        (true, false) => info!(
+            group,
+            healthy, targets, "enough healthy targets: new flows go to them only"
+        ),
+        _ => {}
     }
 }

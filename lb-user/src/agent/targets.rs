@@ -116,7 +116,8 @@ impl Agent {
             return;
         }
         // The maps first: who reads the log or the status may rely on it.
-        self.reconcile();
+        let groups = changes.iter().map(|(key, _)| key.group.as_str());
+        self.reconcile_groups(&groups.collect());
         for (key, change) in &changes {
             log(key, change);
         }

@@ -93,6 +93,27 @@ pub fn desired(
     }
 }
 
+/// What the maps should hold of one group's targets and their table. All else
+/// stays as it is when only the health of its targets has changed: whether a
+/// target can be reached, and so what there is to report, doesn't depend on it.
+/// `None` if no listener uses such a group.
+#[must_use]
+pub fn desired_group(
+    inputs: &Inputs<'_>,
+    name: &str,
+    tables: &mut Tables,
+    health: impl Fn(&TargetKey) -> Availability,
+) -> Option<(MapState, Balance)> {
+    let config = inputs.config;
+    let mut groups = config.target_groups.iter();
+    let index = groups.position(|group| group.name == name)?;
+    let is_used = config.listeners.iter().any(|it| it.target_group == index);
+    let group = is_used.then(|| &config.target_groups[index])?;
+    let (mut state, mut problems) = (MapState::default(), BTreeMap::new());
+    let balance = add_group(inputs, group, &health, tables, &mut state, &mut problems)?;
+    Some((state, balance))
+}
+
 /// The configured interfaces as the host has them, in their order.
 ///
 /// # Errors

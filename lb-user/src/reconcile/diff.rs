@@ -30,17 +30,7 @@ pub fn diff(observed: &MapState, desired: &MapState) -> Vec<Change> {
     for &mac in observed.macs.difference(&desired.macs) {
         changes.push(Change::RemoveMac(mac));
     }
-    for (&id, &entry) in new(&observed.targets, &desired.targets) {
-        // Its counters are those of the id's former holder.
-        if observed
-            .targets
-            .get(&id)
-            .is_some_and(|old| old.generation != entry.generation)
-        {
-            changes.push(Change::ClearTarget(id));
-        }
-        changes.push(Change::SetTarget(id, entry));
-    }
+    set_targets(observed, desired, &mut changes);
     let (shrinking, tables): (Vec<_>, Vec<_>) = new(&observed.tables, &desired.tables)
         .map(|(&group, slots)| (group, observed.tables.get(&group), slots))
         .partition(|(_, old, slots)| old.is_some_and(|old| old.len() > slots.len()));
@@ -81,6 +71,32 @@ pub fn diff(observed: &MapState, desired: &MapState) -> Vec<Change> {
         changes.push(Change::ClearTarget(id));
     }
     changes
+}
+
+/// As [`diff`], but of the targets and tables in `desired` alone, which is a
+/// [group's part](super::desired_group): of what isn't there nothing is removed.
+#[must_use]
+pub fn diff_group(observed: &MapState, desired: &MapState) -> Vec<Change> {
+    let mut changes = Vec::new();
+    set_targets(observed, desired, &mut changes);
+    for (&group, slots) in new(&observed.tables, &desired.tables) {
+        changes.push(table(group, observed.tables.get(&group), slots));
+    }
+    changes
+}
+
+fn set_targets(observed: &MapState, desired: &MapState, changes: &mut Vec<Change>) {
+    for (&id, &entry) in new(&observed.targets, &desired.targets) {
+        // Its counters are those of the id's former holder.
+        if observed
+            .targets
+            .get(&id)
+            .is_some_and(|old| old.generation != entry.generation)
+        {
+            changes.push(Change::ClearTarget(id));
+        }
+        changes.push(Change::SetTarget(id, entry));
+    }
 }
 
 /// Entries of `desired` that are not, or not so, in `observed`.

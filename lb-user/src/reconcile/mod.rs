@@ -11,8 +11,8 @@ mod problem;
 mod state;
 mod tables;
 
-pub use desired::{Availability, Desired, Inputs, desired, interfaces};
-pub use diff::diff;
+pub use desired::{Availability, Desired, Inputs, desired, desired_group, interfaces};
+pub use diff::{diff, diff_group};
 pub use group::Balance;
 pub use ids::{Ids, TargetKey};
 pub use ports::Block;

@@ -296,3 +296,62 @@ proptest! {
         }
     }
 }
+
+/// A change of health in one group leaves the maps as they would be if all had
+/// been worked out anew, whatever the other groups are.
+#[test]
+fn a_groups_part_is_that_of_the_whole() {
+    let mut text = String::new();
+    for name in ["a", "b"] {
+        let group = group(":80", "targets = [\":1\", \":2\", \":3\"]");
+        let port = if name == "a" { ":80" } else { ":81" };
+        let group = group.replace("\":80\"", &format!("{port:?}"));
+        text += &group.replace("api", name).replace("web", name);
+    }
+    let config = config(&text);
+    let host = host();
+    let mut ids = Ids::new(config.capacity);
+    ids.assign(&config, &BTreeSet::new());
+    let attached = BTreeMap::from([(ETH0, XdpHook::Native)]);
+    let mut tables = Tables::default();
+    let mut applied = MapState::default();
+    // Bits: which of a's targets fail.
+    for failing in [0u16, 1, 3, 7, 5, 4, 0] {
+        let health = |key: &TargetKey| match key.group == "a" && failing >> (key.port - 1) & 1 != 0
+        {
+            true => Availability::Unhealthy,
+            false => Availability::Healthy,
+        };
+        let before = applied.clone();
+        let inputs = Inputs {
+            config: &config,
+            host: &host,
+            attached: &attached,
+            ids: &ids,
+            draining: &BTreeSet::new(),
+            slow_starts: &BTreeMap::new(),
+            applied: &before,
+        };
+        let whole = desired(&inputs, &mut Tables::default(), health);
+        let changes = match before == MapState::default() {
+            true => diff(&before, &whole.state),
+            false => {
+                let (part, balance) = desired_group(&inputs, "a", &mut tables, health).unwrap();
+                assert_eq!(whole.balances["a"], balance);
+                diff_group(&before, &part)
+            }
+        };
+        changes.iter().for_each(|change| applied.apply(change));
+        assert_eq!(applied, whole.state, "failing: {failing:b}");
+    }
+    let inputs = Inputs {
+        config: &config,
+        host: &host,
+        attached: &attached,
+        ids: &ids,
+        draining: &BTreeSet::new(),
+        slow_starts: &BTreeMap::new(),
+        applied: &applied,
+    };
+    assert!(desired_group(&inputs, "c", &mut tables, healthy).is_none());
+}
