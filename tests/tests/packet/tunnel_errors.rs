@@ -258,6 +258,9 @@ fn what_is_of_no_tunnel_is_untouched() {
     }
 }
 
+/// What it is called, and what makes it of the flow's.
+type OtherWay = (&'static str, fn(&mut TargetEntry));
+
 /// Each way that a target can be reached by, but for the flow's own.
 #[test]
 fn another_encapsulation_is_not_believed() {
@@ -266,9 +269,9 @@ fn another_encapsulation_is_not_believed() {
         let sent = Sent::new(&mut lab, tunnel, 300);
         let kind = icmp_errors::kinds(tunnel.outer)[2].1;
         let report = sent.report(kind, 300).bytes();
-        let changes: [(&str, fn(&mut TargetEntry)); 5] = [
+        let changes: [OtherWay; 5] = [
             ("another encapsulation", |t| {
-                t.encapsulation = t.encapsulation % 3 + 1
+                t.encapsulation = t.encapsulation % 3 + 1;
             }),
             ("none", |t| t.encapsulation = 0),
             ("another family", |t| t.flags ^= TargetEntry::IPV6),
