@@ -1,46 +1,128 @@
-//! Figures for docs/benchmarks.md, and a diagram beside it.
+//! docs/benchmarks.md: a section for each benchmark, from a file of figures
+//! that the benchmark has written, and diagrams.
+
+mod diagram;
 
 use std::{fs, path::Path};
 
-use anyhow::{Context as _, Result, anyhow};
-use plotters::{
-    prelude::{IntoDrawingArea as _, PathElement, RGBColor, Rectangle, SVGBackend, Text, WHITE},
-    style::{BLACK, Color as _, IntoFont as _},
-};
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+pub use diagram::Shows;
 
 use crate::report::{self, Row};
 
-/// Renews the document in a folder. `how` says how it was measured.
-pub fn record(folder: &Path, how: &str, rows: &[Row]) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
-    let write = |name: &str, text: &str| {
-        let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))
-    };
-    write("benchmarks.md", &document(how, rows)?)?;
-    write("dataplane.json", &serde_json::to_string_pretty(rows)?)?;
-    draw(&folder.join("dataplane.svg"), rows)
+/// The benchmarks, in the order of their sections. Each has its figures in
+/// `<name>.json`; a section whose file isn't there is left out.
+const SECTIONS: [&str; 3] = ["dataplane", "network", "agent"];
+
+/// What a benchmark found, and all that the document says about it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Section {
+    title: String,
+    /// What is measured and how, in Markdown.
+    about: String,
+    /// The machine and what was chosen for the run.
+    how: String,
+    tables: Vec<Table>,
+    /// How to repeat it, in Markdown.
+    again: String,
 }
 
-fn document(how: &str, rows: &[Row]) -> Result<String> {
-    let table = report::table(rows);
-    let machine = machine()?;
-    Ok(format!(
+/// Rows of one unit, with a diagram.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Table {
+    /// Empty if it is the only one.
+    pub title: String,
+    pub about: String,
+    pub shows: Shows,
+    pub rows: Vec<Row>,
+}
+
+impl Section {
+    /// Of a run on this machine; `how` says what was chosen for it.
+    pub fn new(
+        title: &str,
+        about: &str,
+        how: &str,
+        again: &str,
+        tables: Vec<Table>,
+    ) -> Result<Self> {
+        Ok(Self {
+            title: title.into(),
+            about: about.into(),
+            how: format!("{}; {how}.", machine()?),
+            tables,
+            again: again.into(),
+        })
+    }
+}
+
+/// Renews a benchmark's section of the document in a folder, with its figures
+/// and diagrams; the others' stay.
+pub fn record(folder: &Path, name: &str, section: &Section) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
+    report::write(&folder.join(format!("{name}.json")), section)?;
+    for table in &section.tables {
+        diagram::draw(&folder.join(file(name, table)), table.shows, &table.rows)?;
+    }
+    let path = folder.join("benchmarks.md");
+    fs::write(&path, document(folder)?).with_context(|| format!("can't write {}", path.display()))
+}
+
+/// All sections, from the figures in the folder.
+fn document(folder: &Path) -> Result<String> {
+    let mut text = String::from(
         "# Benchmarks\n\n\
-         Written by `cargo xtask bench dataplane --record docs`; not to be edited.\n\n\
-         ## Data path\n\n\
-         Nanoseconds a packet, by `BPF_PROG_TEST_RUN` in a harness that restores the packet \
-         before each repeat and tail-calls the unmodified program. A floor is a program in the \
-         same harness that does the least that anything with such an output must do. All cases \
-         run in turns, so that what else the machine does falls on all of them; the ratio is \
-         that of the minima. Each measurement checks the last packet's action and length and the \
-         program's own counters, which must say that every packet took the way that is meant.\n\n\
-         {machine}; {how}.\n\n\
-         {table}\n\
-         ![Ratios to the floors](dataplane.svg)\n\n\
-         `cargo xtask bench dataplane` repeats it, `--json FILE` gives the rows to programs, and \
-         `cargo xtask bench --compare BASE` measures two commits in turns.\n"
-    ))
+         Written by `cargo xtask bench NAME --record docs`, each section by its own; not to be \
+         edited.\n",
+    );
+    for name in SECTIONS {
+        let path = folder.join(format!("{name}.json"));
+        if !path.exists() {
+            continue;
+        }
+        let unreadable = || {
+            format!(
+                "{} can't be used: `cargo xtask bench {name} --record` writes it anew",
+                path.display()
+            )
+        };
+        let json = fs::read_to_string(&path).with_context(unreadable)?;
+        let section = serde_json::from_str(&json).with_context(unreadable)?;
+        text += &markdown(name, &section);
+    }
+    Ok(text)
+}
+
+fn markdown(name: &str, section: &Section) -> String {
+    let Section {
+        title,
+        about,
+        how,
+        tables,
+        again,
+    } = section;
+    let mut text = format!("\n## {title}\n\n{about}\n\n{how}\n");
+    for table in tables {
+        if !table.title.is_empty() {
+            text += &format!("\n### {}\n", table.title);
+        }
+        if !table.about.is_empty() {
+            text += &format!("\n{}\n", table.about);
+        }
+        let (rows, file) = (report::table(&table.rows), file(name, table));
+        text += &format!("\n{rows}\n![{}]({file})\n", table.shows.caption());
+    }
+    text + &format!("\n{again}\n")
+}
+
+/// A diagram's name, as a URL may have it.
+fn file(name: &str, table: &Table) -> String {
+    let words = table.title.split(|c: char| !c.is_ascii_alphanumeric());
+    let words = words.filter(|word| !word.is_empty());
+    let words = words.map(|word| format!("-{}", word.to_ascii_lowercase()));
+    format!("{name}{}.svg", words.collect::<String>())
 }
 
 /// The processor and the kernel.
@@ -58,47 +140,48 @@ fn machine() -> Result<String> {
     ))
 }
 
-const WIDTH: i32 = 900;
-const LINE: i32 = 26;
-/// Where bars begin, and pixels for each unit of the ratio.
-const LEFT: i32 = 300;
-const UNIT: f64 = 22.0;
-/// No bar is longer.
-const LONGEST: f64 = 25.0;
-const WITHIN: RGBColor = RGBColor(70, 140, 90);
-const BEYOND: RGBColor = RGBColor(190, 110, 60);
+#[cfg(test)]
+mod tests {
+    use super::{Section, Shows, Table, document, record};
 
-/// A bar for each case, and a line where its goal is.
-fn draw(path: &Path, rows: &[Row]) -> Result<()> {
-    let rows: Vec<&Row> = rows.iter().filter(|row| row.goal.is_some()).collect();
-    let height = LINE * (rows.len() as i32 + 1);
-    let area = SVGBackend::new(path, (WIDTH as u32, height as u32)).into_drawing_area();
-    let failed = |error| anyhow!("can't draw {}: {error}", path.display());
-    area.fill(&WHITE).map_err(failed)?;
-    let at = |ratio: f64| LEFT + (ratio.min(LONGEST) * UNIT) as i32;
-    for (row, top) in rows.iter().zip((0..).map(|n| LINE / 2 + n * LINE)) {
-        let color = if row.met == Some(true) {
-            WITHIN
-        } else {
-            BEYOND
+    fn section(title: &str, table: &str) -> Section {
+        let table = Table {
+            title: table.into(),
+            about: String::new(),
+            shows: Shows::Ratios,
+            rows: Vec::new(),
         };
-        let corners = [(LEFT, top + 3), (at(row.ratio), top + LINE - 5)];
-        area.draw(&Rectangle::new(corners, color.filled()))
-            .map_err(failed)?;
-        let font = ("sans-serif", 14).into_font();
-        let name = Text::new(row.case.clone(), (8, top + 5), font.clone());
-        area.draw(&name).map_err(failed)?;
-        let value = Text::new(
-            format!("{:.2}", row.ratio),
-            (at(row.ratio) + 6, top + 5),
-            font,
-        );
-        area.draw(&value).map_err(failed)?;
-        if let Some(goal) = row.goal {
-            let line = vec![(at(goal), top), (at(goal), top + LINE - 2)];
-            area.draw(&PathElement::new(line, BLACK.stroke_width(2)))
-                .map_err(failed)?;
+        Section::new(title, "About.", "3 rounds", "Again.", vec![table]).unwrap()
+    }
+
+    #[test]
+    fn sections_stay_when_another_is_renewed() {
+        let folder = tempfile::tempdir().unwrap();
+        record(
+            folder.path(),
+            "network",
+            &section("Network", "Two µs, more"),
+        )
+        .unwrap();
+        record(folder.path(), "dataplane", &section("Data path", "")).unwrap();
+        record(folder.path(), "network", &section("Net", "Two µs, more")).unwrap();
+        let text = document(folder.path()).unwrap();
+        let headings: Vec<_> = text.lines().filter(|line| line.starts_with('#')).collect();
+        let expected = ["# Benchmarks", "## Data path", "## Net", "### Two µs, more"];
+        assert_eq!(headings, expected);
+        for file in ["dataplane.svg", "network-two-s-more.svg", "benchmarks.md"] {
+            assert!(folder.path().join(file).exists(), "{file}");
         }
     }
-    area.present().map_err(failed)
+
+    #[test]
+    fn a_file_of_another_shape_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("network.json"), "[]").unwrap();
+        let error = format!("{:#}", document(folder.path()).unwrap_err());
+        assert!(
+            error.contains("network.json") && error.contains("bench network"),
+            "{error}"
+        );
+    }
 }
