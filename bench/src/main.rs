@@ -2,6 +2,7 @@
 
 mod dataplane;
 mod docs;
+mod network;
 mod report;
 
 use std::process::ExitCode;
@@ -20,6 +21,8 @@ struct Arguments {
 enum Benchmark {
     /// Nanoseconds a packet of the data path, beside floors
     Dataplane(dataplane::Options),
+    /// Balancers end to end, over veth: packets, connections, CPU time, throughput
+    Network(network::Options),
 }
 
 fn main() -> ExitCode {
@@ -36,5 +39,6 @@ fn run(arguments: Arguments) -> Result<()> {
     xlb_tests::require_root()?;
     match arguments.benchmark {
         Benchmark::Dataplane(options) => dataplane::run(&options),
+        Benchmark::Network(options) => network::run(&options),
     }
 }
