@@ -87,10 +87,11 @@ pub fn run(options: &Options) -> Result<()> {
     // thread is in one goes with it.
     let measure = || thread::scope(|scope| scope.spawn(|| measure(options)).join());
     let rows = measure().map_err(|_| anyhow::anyhow!("the benchmark panicked"))??;
-    print!("{}", report::table_with_units(&rows));
+    for table in document::tables(&rows) {
+        println!("{}\n\n{}", table.title, report::table(&table.rows));
+    }
     if let Some(path) = &options.json {
-        std::fs::write(path, serde_json::to_string_pretty(&rows)?)
-            .with_context(|| format!("can't write {}", path.display()))?;
+        report::write(path, &rows)?;
     }
     if let Some(folder) = &options.record {
         document::record(folder, options, &rows)?;

@@ -26,8 +26,8 @@ use nix::{
 use xlb_tests::interrupt;
 
 use crate::{
-    docs,
-    report::{self, Row},
+    docs::{self, Section, Shows, Table},
+    report::{self, Better, Row},
 };
 
 #[derive(Args)]
@@ -55,6 +55,15 @@ pub struct Options {
     cpu: usize,
 }
 
+const ABOUT: &str = "Nanoseconds a packet, by `BPF_PROG_TEST_RUN` in a harness that restores the \
+    packet before each repeat and tail-calls the unmodified program. A floor is a program in the \
+    same harness that does the least that anything with such an output must do. All cases run in \
+    turns, so that what else the machine does falls on all of them; the ratio is that of the \
+    minima. Each measurement checks the last packet's action and length and the program's own \
+    counters, which must say that every packet took the way that is meant.";
+const AGAIN: &str = "`cargo xtask bench dataplane --record docs` repeats it, `--json FILE` gives \
+    the rows to programs, and `cargo xtask bench --compare BASE` measures two commits in turns.";
+
 pub fn run(options: &Options) -> Result<()> {
     interrupt::install()?;
     // In a thread of its own, for it moves into a namespace, and whose main
@@ -77,15 +86,21 @@ fn pinned(options: &Options) -> Result<()> {
     let rows = rows(&cases, &times);
     print!("{}", report::table(&rows));
     if let Some(path) = &options.json {
-        std::fs::write(path, serde_json::to_string_pretty(&rows)?)
-            .with_context(|| format!("can't write {}", path.display()))?;
+        report::write(path, &rows)?;
     }
     if let Some(folder) = &options.record {
         let how = format!(
             "{} rounds of {} packets a case, all on one CPU",
             options.rounds, options.packets
         );
-        docs::record(folder, &how, &rows)?;
+        let table = Table {
+            title: String::new(),
+            about: String::new(),
+            shows: Shows::Ratios,
+            rows,
+        };
+        let section = Section::new("Data path", ABOUT, &how, AGAIN, vec![table])?;
+        docs::record(folder, "dataplane", &section)?;
     }
     Ok(())
 }
@@ -140,14 +155,16 @@ fn rows(cases: &[Case], times: &[Vec<f64>]) -> Vec<Row> {
         let ratio = min / minimum_of(floor).unwrap_or(min);
         Row {
             case: case.name.to_owned(),
+            unit: "ns".to_owned(),
+            better: Better::Lower,
             min,
             median: report::median(times),
-            max: times.iter().copied().fold(min, f64::max),
-            unit: "ns",
+            max: report::maximum(times),
             floor: floor.to_owned(),
             ratio,
+            ratios: None,
             goal: case.goal,
-            met: case.goal.map(|goal| ratio <= goal),
+            met: case.goal.map(|goal| Better::Lower.meets(ratio, goal)),
         }
     };
     cases.iter().zip(times).map(row).collect()

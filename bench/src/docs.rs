@@ -1,85 +1,133 @@
-//! Sections of docs/benchmarks.md, and the data path's diagram.
+//! docs/benchmarks.md: a section for each benchmark, from a file of figures
+//! that the benchmark has written, and diagrams.
 
-use std::{fs, io::ErrorKind, path::Path};
+mod curves;
+mod diagram;
 
-use anyhow::{Context as _, Result, anyhow};
-use plotters::{
-    prelude::{IntoDrawingArea as _, PathElement, RGBColor, Rectangle, SVGBackend, Text, WHITE},
-    style::{BLACK, Color as _, IntoFont as _},
-};
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+pub use diagram::Shows;
 
 use crate::report::{self, Row};
 
-const PAGE: &str = "benchmarks.md";
-const HEADING: &str = "# Benchmarks\n\n\
-    Written by `cargo xtask bench … --record docs`, a section by each; not to be edited.\n";
+/// The benchmarks, in the order of their sections. Each has its figures in
+/// `<name>.json`; a section whose file isn't there is left out.
+const SECTIONS: [&str; 3] = ["dataplane", "network", "agent"];
 
-/// Renews the data path's section. `how` says how it was measured.
-pub fn record(folder: &Path, how: &str, rows: &[Row]) -> Result<()> {
-    write(
-        folder,
-        "dataplane.json",
-        &serde_json::to_string_pretty(rows)?,
-    )?;
-    draw(&folder.join("dataplane.svg"), rows)?;
-    replace_section(folder, "Data path", &section(how, rows)?)
+/// What a benchmark found, and all that the document says about it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Section {
+    title: String,
+    /// What is measured and how, in Markdown.
+    about: String,
+    /// The machine and what was chosen for the run.
+    how: String,
+    tables: Vec<Table>,
+    /// How to repeat it, in Markdown.
+    again: String,
 }
 
-pub fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
-    let path = folder.join(name);
-    fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))
+/// Rows of one unit, with a diagram.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Table {
+    /// Empty if it is the only one.
+    pub title: String,
+    pub about: String,
+    pub shows: Shows,
+    pub rows: Vec<Row>,
 }
 
-/// Puts a section's text in the place of the one with its title in the page, or
-/// at the end if there is none.
-pub fn replace_section(folder: &Path, title: &str, text: &str) -> Result<()> {
-    let path = folder.join(PAGE);
-    let page = match fs::read_to_string(&path) {
-        Ok(page) => page,
-        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
-    };
-    write(folder, PAGE, &with_section(&page, title, text))
-}
-
-fn with_section(page: &str, title: &str, text: &str) -> String {
-    let mut sections: Vec<(&str, &str)> = page
-        .split("\n## ")
-        .skip(1)
-        .filter_map(|section| section.split_once("\n\n"))
-        .map(|(title, text)| (title, text.trim_end()))
-        .collect();
-    let text = text.trim_end();
-    match sections.iter_mut().find(|(other, _)| *other == title) {
-        Some(section) => section.1 = text,
-        None => sections.push((title, text)),
+impl Section {
+    /// Of a run on this machine; `how` says what was chosen for it.
+    pub fn new(
+        title: &str,
+        about: &str,
+        how: &str,
+        again: &str,
+        tables: Vec<Table>,
+    ) -> Result<Self> {
+        Ok(Self {
+            title: title.into(),
+            about: about.into(),
+            how: format!("{}; {how}.", machine()?),
+            tables,
+            again: again.into(),
+        })
     }
-    let sections = sections.iter();
-    let sections = sections.map(|(title, text)| format!("\n## {title}\n\n{text}\n"));
-    HEADING.to_owned() + &sections.collect::<String>()
 }
 
-fn section(how: &str, rows: &[Row]) -> Result<String> {
-    let table = report::table(rows);
-    let machine = machine()?;
-    Ok(format!(
-        "Nanoseconds a packet, by `BPF_PROG_TEST_RUN` in a harness that restores the packet \
-         before each repeat and tail-calls the unmodified program. A floor is a program in the \
-         same harness that does the least that anything with such an output must do. All cases \
-         run in turns, so that what else the machine does falls on all of them; the ratio is \
-         that of the minima. Each measurement checks the last packet's action and length and the \
-         program's own counters, which must say that every packet took the way that is meant.\n\n\
-         {machine}; {how}.\n\n\
-         {table}\n\
-         ![Ratios to the floors](dataplane.svg)\n\n\
-         `cargo xtask bench dataplane` repeats it, `--json FILE` gives the rows to programs, and \
-         `cargo xtask bench --compare BASE` measures two commits in turns.\n"
-    ))
+/// Renews a benchmark's section of the document in a folder, with its figures
+/// and diagrams; the others' stay.
+pub fn record(folder: &Path, name: &str, section: &Section) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
+    report::write(&folder.join(format!("{name}.json")), section)?;
+    for table in &section.tables {
+        diagram::draw(&folder.join(file(name, table)), table.shows, &table.rows)?;
+    }
+    let path = folder.join("benchmarks.md");
+    fs::write(&path, document(folder)?).with_context(|| format!("can't write {}", path.display()))
+}
+
+/// All sections, from the figures in the folder.
+fn document(folder: &Path) -> Result<String> {
+    let mut text = String::from(
+        "# Benchmarks\n\n\
+         Written by `cargo xtask bench NAME --record docs`, each section by its own; not to be \
+         edited.\n",
+    );
+    for name in SECTIONS {
+        let path = folder.join(format!("{name}.json"));
+        if !path.exists() {
+            continue;
+        }
+        let unreadable = || {
+            format!(
+                "{} can't be used: `cargo xtask bench {name} --record` writes it anew",
+                path.display()
+            )
+        };
+        let json = fs::read_to_string(&path).with_context(unreadable)?;
+        let section = serde_json::from_str(&json).with_context(unreadable)?;
+        text += &markdown(name, &section);
+    }
+    Ok(text)
+}
+
+fn markdown(name: &str, section: &Section) -> String {
+    let Section {
+        title,
+        about,
+        how,
+        tables,
+        again,
+    } = section;
+    let mut text = format!("\n## {title}\n\n{about}\n\n{how}\n");
+    for table in tables {
+        if !table.title.is_empty() {
+            text += &format!("\n### {}\n", table.title);
+        }
+        if !table.about.is_empty() {
+            text += &format!("\n{}\n", table.about);
+        }
+        let (rows, file) = (report::table(&table.rows), file(name, table));
+        text += &format!("\n{rows}\n![{}]({file})\n", table.shows.caption());
+    }
+    text + &format!("\n{again}\n")
+}
+
+/// A diagram's name, as a URL may have it.
+fn file(name: &str, table: &Table) -> String {
+    let words = table.title.split(|c: char| !c.is_ascii_alphanumeric());
+    let words = words.filter(|word| !word.is_empty());
+    let words = words.map(|word| format!("-{}", word.to_ascii_lowercase()));
+    format!("{name}{}.svg", words.collect::<String>())
 }
 
 /// The processor and the kernel.
-pub fn machine() -> Result<String> {
+fn machine() -> Result<String> {
     let cpus = fs::read_to_string("/proc/cpuinfo")?;
     let model = cpus
         .lines()
@@ -93,67 +141,48 @@ pub fn machine() -> Result<String> {
     ))
 }
 
-const WIDTH: i32 = 900;
-const LINE: i32 = 26;
-/// Where bars begin, and pixels for each unit of the ratio.
-const LEFT: i32 = 300;
-const UNIT: f64 = 22.0;
-/// No bar is longer.
-const LONGEST: f64 = 25.0;
-const WITHIN: RGBColor = RGBColor(70, 140, 90);
-const BEYOND: RGBColor = RGBColor(190, 110, 60);
-
-/// A bar for each case, and a line where its goal is.
-fn draw(path: &Path, rows: &[Row]) -> Result<()> {
-    let rows: Vec<&Row> = rows.iter().filter(|row| row.goal.is_some()).collect();
-    let height = LINE * (rows.len() as i32 + 1);
-    let area = SVGBackend::new(path, (WIDTH as u32, height as u32)).into_drawing_area();
-    let failed = |error| anyhow!("can't draw {}: {error}", path.display());
-    area.fill(&WHITE).map_err(failed)?;
-    let at = |ratio: f64| LEFT + (ratio.min(LONGEST) * UNIT) as i32;
-    for (row, top) in rows.iter().zip((0..).map(|n| LINE / 2 + n * LINE)) {
-        let color = if row.met == Some(true) {
-            WITHIN
-        } else {
-            BEYOND
-        };
-        let corners = [(LEFT, top + 3), (at(row.ratio), top + LINE - 5)];
-        area.draw(&Rectangle::new(corners, color.filled()))
-            .map_err(failed)?;
-        let font = ("sans-serif", 14).into_font();
-        let name = Text::new(row.case.clone(), (8, top + 5), font.clone());
-        area.draw(&name).map_err(failed)?;
-        let value = Text::new(
-            format!("{:.2}", row.ratio),
-            (at(row.ratio) + 6, top + 5),
-            font,
-        );
-        area.draw(&value).map_err(failed)?;
-        if let Some(goal) = row.goal {
-            let line = vec![(at(goal), top), (at(goal), top + LINE - 2)];
-            area.draw(&PathElement::new(line, BLACK.stroke_width(2)))
-                .map_err(failed)?;
-        }
-    }
-    area.present().map_err(failed)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{HEADING, with_section};
+    use super::{Section, Shows, Table, document, record};
+
+    fn section(title: &str, table: &str) -> Section {
+        let table = Table {
+            title: table.into(),
+            about: String::new(),
+            shows: Shows::Ratios,
+            rows: Vec::new(),
+        };
+        Section::new(title, "About.", "3 rounds", "Again.", vec![table]).unwrap()
+    }
 
     #[test]
-    fn a_section_takes_its_own_place_only() {
-        let page = with_section("", "One", "first\n\nmore\n");
-        let page = with_section(&page, "Two", "second");
-        assert_eq!(
-            page,
-            format!("{HEADING}\n## One\n\nfirst\n\nmore\n\n## Two\n\nsecond\n")
-        );
-        let page = with_section(&page, "One", "again");
-        assert_eq!(
-            page,
-            format!("{HEADING}\n## One\n\nagain\n\n## Two\n\nsecond\n")
+    fn sections_stay_when_another_is_renewed() {
+        let folder = tempfile::tempdir().unwrap();
+        record(
+            folder.path(),
+            "network",
+            &section("Network", "Two µs, more"),
+        )
+        .unwrap();
+        record(folder.path(), "dataplane", &section("Data path", "")).unwrap();
+        record(folder.path(), "network", &section("Net", "Two µs, more")).unwrap();
+        let text = document(folder.path()).unwrap();
+        let headings: Vec<_> = text.lines().filter(|line| line.starts_with('#')).collect();
+        let expected = ["# Benchmarks", "## Data path", "## Net", "### Two µs, more"];
+        assert_eq!(headings, expected);
+        for file in ["dataplane.svg", "network-two-s-more.svg", "benchmarks.md"] {
+            assert!(folder.path().join(file).exists(), "{file}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_shape_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("network.json"), "[]").unwrap();
+        let error = format!("{:#}", document(folder.path()).unwrap_err());
+        assert!(
+            error.contains("network.json") && error.contains("bench network"),
+            "{error}"
         );
     }
 }

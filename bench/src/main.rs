@@ -3,6 +3,7 @@
 mod agent;
 mod dataplane;
 mod docs;
+mod network;
 mod report;
 
 use std::process::ExitCode;
@@ -23,6 +24,8 @@ enum Benchmark {
     Dataplane(dataplane::Options),
     /// The agent: how fast it acts on a change, what checks cost, memory
     Agent(agent::Options),
+    /// Balancers end to end, over veth: packets, connections, CPU time, throughput
+    Network(network::Options),
 }
 
 fn main() -> ExitCode {
@@ -40,5 +43,6 @@ fn run(arguments: Arguments) -> Result<()> {
     match arguments.benchmark {
         Benchmark::Dataplane(options) => dataplane::run(&options),
         Benchmark::Agent(options) => agent::run(&options),
+        Benchmark::Network(options) => network::run(&options),
     }
 }

@@ -54,10 +54,13 @@ pub fn iperf(
     })
 }
 
+/// iperf3's own port.
+pub const PORT: u16 = 5201;
+
 /// The place beside a web server's where the same host's iperf3 listens.
 #[must_use]
 pub fn beside(place: &Place) -> Place {
     let mut beside = place.clone();
-    beside.address.set_port(5201);
+    beside.address.set_port(PORT);
     beside
 }

@@ -9,6 +9,7 @@
 //! It knows nothing of the agent's or the kernel programs' code, only of the
 //! binary's command line.
 
+pub mod balancer;
 pub mod client;
 pub mod command;
 pub mod icmp;

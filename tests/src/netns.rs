@@ -116,6 +116,23 @@ impl Namespace {
         Ok(devices)
     }
 
+    /// The processes in it.
+    ///
+    /// # Errors
+    /// If `ip` fails.
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        processes(self.name())
+    }
+
+    /// A device's link-layer address.
+    ///
+    /// # Errors
+    /// If there is no such device.
+    pub fn mac(&self, device: &str) -> Result<[u8; 6]> {
+        let link = self.ip(&format!("-o link show dev {device}"))?;
+        mac_after(&link, "link/ether")
+    }
+
     /// Calls a function on a thread of its own that is in the namespace, so
     /// that the sockets that it opens are there. Don't spawn processes in it:
     /// they end with the thread ([`crate::process`]).
@@ -162,6 +179,20 @@ impl Drop for Owned {
             eprintln!("left behind: namespace {}: {error:#}", self.name);
         }
     }
+}
+
+/// The link-layer address that `ip` prints behind a word.
+///
+/// # Errors
+/// If there is none.
+pub fn mac_after(text: &str, word: &str) -> Result<[u8; 6]> {
+    let mut words = text.split_whitespace().skip_while(|other| *other != word);
+    let mac = words.nth(1).with_context(|| format!("no {word}: {text}"))?;
+    let mut bytes = [0; 6];
+    for (byte, hex) in bytes.iter_mut().zip(mac.split(':')) {
+        *byte = u8::from_str_radix(hex, 16)?;
+    }
+    Ok(bytes)
 }
 
 /// Namespaces that exist and were made by process `pid`.
@@ -228,13 +259,17 @@ fn owner(name: &str) -> Option<u32> {
 /// Deletes a namespace and what still runs in it. Whatever does was started by
 /// the run that made the namespace.
 fn delete(name: &str) -> Result<()> {
-    for pid in run_words(&["ip", "netns", "pids", name])?.lines() {
-        if let Ok(pid) = pid.trim().parse() {
-            // It may be gone by now: then there is nothing to do.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+    for pid in processes(name)? {
+        // It may be gone by now: then there is nothing to do.
+        let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
     }
     run_words(&["ip", "netns", "del", name]).map(drop)
+}
+
+fn processes(name: &str) -> Result<Vec<u32>> {
+    let pids = run_words(&["ip", "netns", "pids", name])?;
+    let pids = pids.lines().filter_map(|pid| pid.trim().parse().ok());
+    Ok(pids.collect())
 }
 
 #[cfg(test)]

@@ -252,7 +252,11 @@ pub fn random_file(path: &Path, length: u64) -> Result<()> {
     Ok(())
 }
 
-fn listening(place: &Place, process: &mut Process) -> Result<()> {
+/// Waits until a process takes connections at a place.
+///
+/// # Errors
+/// If it doesn't soon, or ends before.
+pub fn listening(place: &Place, process: &mut Process) -> Result<()> {
     let address = place.address;
     wait::until(&format!("a server on {address}"), START, || {
         if let Some(status) = process.ended()? {

@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{interrupt, netns::Namespace};
+use crate::{
+    interrupt,
+    netns::{Namespace, mac_after},
+};
 
 /// The sources: 198.18.0.0/15, which is for measurements (RFC 2544).
 const SOURCES: u32 = 0xC612_0000;
@@ -61,17 +64,7 @@ pub fn flood(
 /// The listener's and the namespace's own link-layer address.
 fn macs(namespace: &Namespace, listener: SocketAddrV4) -> Result<[[u8; 6]; 2]> {
     let neighbour = namespace.ip(&format!("neighbour show {} dev eth0", listener.ip()))?;
-    let own = namespace.ip("-o link show dev eth0")?;
-    let after = |text: &str, word: &str| {
-        let mut words = text.split_whitespace().skip_while(|other| *other != word);
-        let mac = words.nth(1).with_context(|| format!("no {word}: {text}"))?;
-        let mut bytes = [0; 6];
-        for (byte, hex) in bytes.iter_mut().zip(mac.split(':')) {
-            *byte = u8::from_str_radix(hex, 16)?;
-        }
-        Ok::<_, anyhow::Error>(bytes)
-    };
-    Ok([after(&neighbour, "lladdr")?, after(&own, "link/ether")?])
+    Ok([mac_after(&neighbour, "lladdr")?, namespace.mac("eth0")?])
 }
 
 /// A SYN without source address, source port and checksums.

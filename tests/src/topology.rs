@@ -37,6 +37,11 @@ pub const FAR_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 2);
 pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 const FAR_ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 1);
 
+/// The ends of a cable from the client to the first target, past the balancer.
+const PAST_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 1);
+const PAST_TARGET: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 2);
+const PAST: &str = "past0";
+
 /// Whether the balancer's peers take frames that XDP sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peers {
@@ -205,6 +210,57 @@ impl Topology {
         for place in &mut self.targets {
             place.speak(family);
         }
+    }
+
+    /// Connects the client to the first target by a cable of their own, past the
+    /// balancer, and gives the target's address there.
+    ///
+    /// # Errors
+    /// If a command fails.
+    pub fn connect_past_balancer(&mut self) -> Result<SocketAddr> {
+        let place = self.targets.first().context("there is no target")?;
+        let target = place.namespace.clone();
+        cable((&self.client, PAST), (&target, PAST))?;
+        for (host, address) in [(&self.client, PAST_CLIENT), (&target, PAST_TARGET)] {
+            configure(host, PAST, address)?;
+            as_wire(host, PAST)?;
+            self.attached.push(programs::pass(host, PAST)?);
+        }
+        Ok(Family::V4.at(PAST_TARGET, place.address.port()))
+    }
+
+    /// Has the first target take packets for an address that isn't its own, and
+    /// answer the client past the balancer. They must have been
+    /// [connected](Self::connect_past_balancer) so.
+    ///
+    /// # Errors
+    /// If a command fails.
+    pub fn answer_past_balancer(&self, address: Ipv4Addr) -> Result<()> {
+        let target = &self
+            .targets
+            .first()
+            .context("there is no target")?
+            .namespace;
+        target.sysctl("ipv4/conf/all/arp_ignore", "1")?;
+        target.ip(&format!("address add {address}/32 dev lo"))?;
+        target.ip(&format!("route add {CLIENT}/32 via {PAST_CLIENT}"))?;
+        // What comes to the client this way has left it by another.
+        for device in ["all", PAST] {
+            let setting = format!("ipv4/conf/{device}/rp_filter");
+            self.client.sysctl(&setting, "0")?;
+        }
+        Ok(())
+    }
+
+    /// Makes the balancer's devices behave as network cards do too.
+    ///
+    /// # Errors
+    /// If a command fails.
+    pub fn wire_balancer(&self) -> Result<()> {
+        for device in self.balancer.devices()? {
+            as_wire(&self.balancer, &device)?;
+        }
+        Ok(())
     }
 
     /// Makes the ways from the router to whoever is behind it ones with a smaller

@@ -10,14 +10,27 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build, command, setup};
+use crate::{
+    build, command,
+    setup::{self, Purpose},
+};
 
 /// Runs the benchmark that the arguments name.
 ///
 /// # Errors
 /// If set-up or a build fails, or the benchmark does.
 pub fn run(workspace: &Path, arguments: &[OsString]) -> Result<()> {
-    let binary = prepare(workspace)?;
+    // It runs other balancers, and the agent's binary.
+    let network = arguments.first().is_some_and(|name| name == "network");
+    let purpose = if network {
+        Purpose::Balancers
+    } else {
+        Purpose::Tests
+    };
+    let binary = prepare(workspace, purpose)?;
+    if network {
+        build::release(workspace)?;
+    }
     command::run(std::process::Command::new(binary).args(arguments))
 }
 
@@ -26,17 +39,17 @@ pub fn run(workspace: &Path, arguments: &[OsString]) -> Result<()> {
 /// # Errors
 /// If set-up or a build fails, or that commit has no such benchmark.
 pub fn compare(workspace: &Path, base: &str, arguments: &[OsString]) -> Result<()> {
-    let head = prepare(workspace)?;
+    let head = prepare(workspace, Purpose::Tests)?;
     let tree = compare::check_out(workspace, base)?;
     let base = benchmark(&tree).context("the other commit's benchmark doesn't build")?;
     compare::run([&base, &head], arguments)
 }
 
-fn prepare(workspace: &Path) -> Result<PathBuf> {
+fn prepare(workspace: &Path, purpose: Purpose) -> Result<PathBuf> {
     if !command::is_root() {
         bail!("the kernel runs programs for root only: run this as root");
     }
-    setup::run(workspace)?;
+    setup::run(workspace, purpose)?;
     benchmark(workspace)
 }
 

@@ -18,7 +18,7 @@ pub fn run(workspace: &Path, minutes: u64, seed: Option<u64>) -> Result<()> {
     if !command::is_root() {
         bail!("the kernel runs programs for root only: run this as root");
     }
-    setup::run(workspace)?;
+    setup::run(workspace, setup::Purpose::Tests)?;
     let seed = seed.unwrap_or_else(by_the_clock);
     println!("=== seed {seed}, {minutes} min");
     let mut cargo = command::cargo(workspace);

@@ -17,6 +17,7 @@ use std::{env, ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use setup::Purpose;
 
 #[derive(Parser)]
 #[command(
@@ -36,6 +37,9 @@ enum Task {
         /// Only report; exit with 1 if something is missing
         #[arg(long)]
         check: bool,
+        /// Also the balancers that `bench network` compares with
+        #[arg(long)]
+        bench: bool,
     },
     /// Build the agent, with the kernel programs in it, for release
     Build {
@@ -69,7 +73,7 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// Measure: cargo xtask bench dataplane, or --compare with another commit
+    /// Measure: cargo xtask bench dataplane or network, or --compare with another commit
     Bench {
         /// Measure the data path of this commit and of the present tree in turns
         #[arg(long, value_name = "BASE")]
@@ -96,8 +100,16 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<()> {
     let workspace = workspace();
     match task {
-        Task::Setup { check: true } => setup::check(&workspace),
-        Task::Setup { check: false } => setup::run(&workspace),
+        Task::Setup { check, bench } => {
+            let purpose = match bench {
+                true => Purpose::Balancers,
+                false => Purpose::Tests,
+            };
+            match check {
+                true => setup::check(&workspace, purpose),
+                false => setup::run(&workspace, purpose),
+            }
+        }
         Task::Build { stats } => {
             println!("{}", build::release(&workspace)?.display());
             if stats {
@@ -107,7 +119,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Run { arguments } => build::run(&workspace, &arguments),
         Task::Demo => {
-            setup::run(&workspace)?;
+            setup::run(&workspace, Purpose::Tests)?;
             build::release(&workspace)?;
             demo::run()
         }

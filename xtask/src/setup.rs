@@ -12,14 +12,15 @@ use bpf_build::Toolchain;
 
 pub use emulated::{emulator, kernel};
 use packages::Program;
+pub use packages::Purpose;
 
 /// Reports what is there and what is missing, and changes nothing.
 ///
 /// # Errors
 /// If something is missing.
-pub fn check(workspace: &Path) -> Result<()> {
+pub fn check(workspace: &Path, purpose: Purpose) -> Result<()> {
     let toolchain = Toolchain::find(workspace)?;
-    let programs = packages::missing();
+    let programs = packages::missing(purpose);
     match &toolchain {
         Some(toolchain) => report(toolchain),
         None => println!("missing: a toolchain for the BPF target"),
@@ -28,7 +29,11 @@ pub fn check(workspace: &Path) -> Result<()> {
         println!("missing: {name} (Debian package {package})");
     }
     if toolchain.is_none() || !programs.is_empty() {
-        bail!("something is missing: `cargo xtask setup` installs it");
+        let option = match purpose {
+            Purpose::Tests => "",
+            Purpose::Balancers => " --bench",
+        };
+        bail!("something is missing: `cargo xtask setup{option}` installs it");
     }
     println!("nothing is missing");
     Ok(())
@@ -38,8 +43,8 @@ pub fn check(workspace: &Path) -> Result<()> {
 ///
 /// # Errors
 /// If something can't be installed; what could be installed stays.
-pub fn run(workspace: &Path) -> Result<()> {
-    let programs = packages::missing();
+pub fn run(workspace: &Path, purpose: Purpose) -> Result<()> {
+    let programs = packages::missing(purpose);
     if !programs.is_empty() {
         packages::install_programs(workspace, &programs)?;
     }

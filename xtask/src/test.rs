@@ -59,7 +59,7 @@ impl AddAssign for Count {
 /// # Errors
 /// If set-up fails, a tier can't run or a test fails.
 pub fn run(workspace: &Path, tier: Option<Tier>, filter: Option<&str>) -> Result<()> {
-    setup::run(workspace)?;
+    setup::run(workspace, setup::Purpose::Tests)?;
     let mut sum = Count::default();
     for tier in Tier::ALL
         .into_iter()
@@ -76,7 +76,7 @@ pub fn run(workspace: &Path, tier: Option<Tier>, filter: Option<&str>) -> Result
 /// # Errors
 /// If set-up fails, a kernel can't run or a test fails.
 pub fn kernels(workspace: &Path, filter: Option<&str>) -> Result<()> {
-    setup::run(workspace)?;
+    setup::run(workspace, setup::Purpose::Tests)?;
     let rig = kernels::Rig::prepare(workspace)?;
     let mut sum = part(Tier::Packet.name(), || {
         run_tier(workspace, Tier::Packet, filter)

@@ -8,9 +8,11 @@ use bpf_build::on_path;
 use super::step;
 use crate::command;
 
-/// A program that tests start, and the Debian package it comes from.
+/// A program that tests or benchmarks start, and the Debian package it comes
+/// from.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
+    /// Or a file, by its path.
     pub name: &'static str,
     pub package: &'static str,
 }
@@ -66,34 +68,78 @@ const PROGRAMS: [Program; 12] = [
     },
 ];
 
+/// The balancers that `cargo xtask bench network` compares with; nothing else
+/// needs them.
+const BALANCERS: [Program; 3] = [
+    Program {
+        name: "nft",
+        package: "nftables",
+    },
+    Program {
+        name: "haproxy",
+        package: "haproxy",
+    },
+    Program {
+        name: "/usr/lib/nginx/modules/ngx_stream_module.so",
+        package: "libnginx-mod-stream",
+    },
+];
+
+/// Packages with a service that would be started at the next boot, and its name.
+const SERVICES: [(&str, &str); 3] = [
+    ("nginx-light", "nginx"),
+    ("haproxy", "haproxy"),
+    ("nftables", "nftables"),
+];
+
+/// What a machine is set up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Building and testing, and the benchmarks that need no more.
+    Tests,
+    /// Other balancers too.
+    Balancers,
+}
+
 /// Programs that aren't installed. A user's `PATH` may lack the sbin folders.
-pub fn missing() -> Vec<Program> {
+pub fn missing(purpose: Purpose) -> Vec<Program> {
     let sbin = |name| {
         ["/usr/sbin", "/sbin"]
             .iter()
             .any(|sbin| Path::new(sbin).join(name).exists())
     };
-    let here = |program: &Program| on_path(program.name).is_some() || sbin(program.name);
-    PROGRAMS
-        .into_iter()
-        .filter(|program| !here(program))
-        .collect()
+    let here = |program: &Program| {
+        let name = program.name;
+        Path::new(name).is_absolute() && Path::new(name).exists()
+            || on_path(name).is_some()
+            || sbin(name)
+    };
+    let balancers = match purpose {
+        Purpose::Tests => &[][..],
+        Purpose::Balancers => &BALANCERS,
+    };
+    let programs = PROGRAMS.iter().chain(balancers).copied();
+    programs.filter(|program| !here(program)).collect()
 }
 
-/// Installs test programs; none of them is left running as a service.
+/// Installs programs; none of them is left running as a service.
 ///
 /// # Errors
 /// If apt-get is missing, isn't allowed or fails.
 pub fn install_programs(workspace: &Path, programs: &[Program]) -> Result<()> {
     let packages: Vec<_> = programs.iter().map(|program| program.package).collect();
     install(workspace, &packages)?;
-    if !packages.contains(&"nginx-light") {
-        return Ok(());
+    for (_, service) in SERVICES.iter().filter(|(it, _)| packages.contains(it)) {
+        disable(workspace, service)?;
     }
-    // Not at the next boot either, whichever init this machine has.
+    Ok(())
+}
+
+/// Not at the next boot either, whichever init this machine has.
+fn disable(workspace: &Path, service: &str) -> Result<()> {
     for (program, arguments) in [
-        ("update-rc.d", ["nginx", "disable"]),
-        ("systemctl", ["disable", "nginx"]),
+        ("update-rc.d", [service, "disable"]),
+        ("systemctl", ["disable", service]),
     ] {
         if on_path(program).is_some() {
             step::run(workspace, Command::new(program).args(arguments))?;
