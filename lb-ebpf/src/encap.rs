@@ -12,13 +12,13 @@ use lb_common::{
 
 use crate::{
     family::{Family, NewHeader},
-    handoff::{self, Via},
+    handoff::Via,
     link, maps, max_segment,
     packet::{Packet, bounded},
     parse::Ip,
     pipeline,
     route::{self, Request},
-    transmit::{self, Way},
+    transmit,
     work::{Work, address},
 };
 
@@ -68,18 +68,14 @@ fn directly<F: Family>(
         length: ip.length,
     };
     let next_hop = route::find(ctx, tags, &request, work.now, &mut work.mtu)?;
-    if let Way::Handoff(interface) = next_hop.way {
-        let via = Via {
-            family: F::LINUX_FAMILY,
-            address: target.address,
-        };
-        handoff::note(ctx, interface, tags.count, Some(via))?;
-    }
+    let via = Via {
+        family: F::LINUX_FAMILY,
+        address: target.address,
+    };
     let packet = Packet::of_xdp(ctx);
     max_segment::clamp(&packet, &work.parsed, &work.flow);
     lower_time_to_live(&packet, ip, ip.network(), time_to_live)?;
-    transmit::address(ctx, next_hop)?;
-    work.way = next_hop.way;
+    work.way = transmit::leave(ctx, next_hop, tags, Some(via))?;
     Ok(())
 }
 
@@ -143,11 +139,7 @@ fn wrap<F: Family, O: Family>(
     middle
         .write(&packet, ip.network() + O::HEADER, header.payload_length)
         .ok_or(DropReason::Internal)?;
-    if let Way::Handoff(interface) = next_hop.way {
-        handoff::note(ctx, interface, tags.count, None)?;
-    }
-    transmit::address(ctx, next_hop)?;
-    work.way = next_hop.way;
+    work.way = transmit::leave(ctx, next_hop, tags, None)?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::{
-    Be16,
+    Be16, Ipv4, Ipv6,
     checksum::Delta,
     counters::DropReason,
     flow::{Endpoints, FlowKey, TCP, UDP},
@@ -18,7 +18,7 @@ use lb_common::{
 use crate::{
     family::{Family, NewHeader},
     flow::{self, Hook},
-    handoff, limit, link, listener, nat,
+    limit, link, listener, nat,
     packet::Packet,
     parse::{Ip, Part},
     pipeline,
@@ -37,6 +37,11 @@ const TIME_TO_LIVE: u8 = 64;
 /// Bytes of a packet that doesn't fit that "too big" quotes. With headers it
 /// stays below what every path takes (576 bytes for IPv4, 1,280 for IPv6).
 const QUOTED: usize = 512;
+/// Bytes behind its IP header that a quote always has (RFC 792).
+pub const LEAST_QUOTED: usize = 8;
+/// Bytes that are quoted of a packet in a tunnel, if there are so many: enough
+/// for any IP header and the beginning of what it carries.
+pub const QUOTED_INSIDE: usize = 128;
 
 /// Finds the flow that an ICMP packet which comes in is about.
 #[inline(never)]
@@ -93,7 +98,9 @@ pub fn forward<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), Dr
     if !work.flow.is_local() {
         next_hop(ctx, work)?;
         rewrite(ctx, work)?;
-        return transmit::address(&XdpContext::new(ctx), &work.next_hop);
+        let (ctx, tags) = (&XdpContext::new(ctx), &work.parsed.tags);
+        work.way = transmit::leave(ctx, &work.next_hop, tags, None)?;
+        return Ok(());
     }
     rewrite(ctx, work)?;
     work.way = Way::Stack;
@@ -117,10 +124,6 @@ fn next_hop<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropR
     let mut mtu = 0;
     let next_hop = route::find(ctx, tags, &request, work.now, &mut mtu)?;
     copy(next_hop, &mut work.next_hop);
-    work.way = work.next_hop.way;
-    if let Way::Handoff(interface) = work.way {
-        handoff::note(ctx, interface, tags.count, None)?;
-    }
     Ok(())
 }
 
@@ -334,11 +337,13 @@ pub fn write<F: Family>(
 /// verifier wants to see each, and others aren't needed.
 #[inline(always)]
 fn sum(packet: &Packet, at: usize, length: usize) -> Option<u32> {
+    const LEAST_V4: usize = <Ipv4 as Family>::HEADER + LEAST_QUOTED;
+    const LEAST_V6: usize = <Ipv6 as Family>::HEADER + LEAST_QUOTED;
     match length {
         QUOTED => sum_of::<QUOTED>(packet, at),
-        128 => sum_of::<128>(packet, at),
-        48 => sum_of::<48>(packet, at),
-        28 => sum_of::<28>(packet, at),
+        QUOTED_INSIDE => sum_of::<QUOTED_INSIDE>(packet, at),
+        LEAST_V4 => sum_of::<LEAST_V4>(packet, at),
+        LEAST_V6 => sum_of::<LEAST_V6>(packet, at),
         _ => None,
     }
 }

@@ -2,9 +2,9 @@
 //! select → next hop → rewrite or encapsulate → transmit.
 //!
 //! Each function here is a stage with a stack frame of its own; what one found
-//! the next finds in [`Work`]. Until `send` (or `encap`, `icmp::forward` or `tunnel::relay`)
-//! nothing in the packet has been touched, so whatever fails before leaves it
-//! as it came.
+//! the next finds in [`Work`]. Until `send` (or `encap`, `icmp::forward`,
+//! `tunnel::relay`) nothing in the packet has been touched, so whatever fails
+//! before leaves it as it came.
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::counters::DropReason;
@@ -14,7 +14,7 @@ use crate::{
     family::Family,
     filter,
     flow::{self, Hook, Known},
-    fragment, handoff, icmp, limit, link, listener, max_segment, nat,
+    fragment, icmp, limit, link, listener, max_segment, nat,
     packet::Packet,
     parse, reset,
     route::{self, Request},
@@ -148,15 +148,10 @@ fn send<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReaso
         length: parsed.ip.length,
     };
     let next_hop = route::find(ctx, &parsed.tags, &request, work.now, &mut work.mtu)?;
-    if let Way::Handoff(interface) = next_hop.way {
-        handoff::note(ctx, interface, parsed.tags.count, None)?;
-    }
-    // Anew, for a note has moved what the verifier knows of the packet.
     let packet = Packet::of_xdp(ctx);
     max_segment::clamp(&packet, parsed, flow);
     nat::rewrite(&packet, parsed, &flow.rewrite, time_to_live)?;
-    transmit::address(ctx, next_hop)?;
-    work.way = next_hop.way;
+    work.way = transmit::leave(ctx, next_hop, &parsed.tags, None)?;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use lb_common::{
 };
 
 use crate::{
-    handoff,
+    handoff::{self, Via},
     link::{self, Macs},
     maps,
     packet::Packet,
@@ -46,15 +46,27 @@ pub fn entry(interface: u32) -> Option<InterfaceEntry> {
     unsafe { maps::INTERFACES.get(interface) }.copied()
 }
 
-/// Writes the link-layer header for `hop`, unless the kernel will.
+/// The last thing that happens to a packet which came with `tags`: it is
+/// addressed for `hop`, or bears a note for the kernel to do so, `via` a
+/// neighbour if its destination doesn't lead there. What was known of the
+/// packet is void.
 #[inline(always)]
-pub fn address(ctx: &XdpContext, hop: &NextHop) -> Result<(), DropReason> {
-    if matches!(hop.way, Way::Stack | Way::Handoff(_)) {
-        return Ok(());
+pub fn leave(
+    ctx: &XdpContext,
+    hop: &NextHop,
+    tags: &Tags,
+    via: Option<Via>,
+) -> Result<Way, DropReason> {
+    match hop.way {
+        Way::Stack => {}
+        Way::Handoff(interface) => handoff::note(ctx, interface, tags.count, via)?,
+        // With bounds of its own: of what was checked further inside the packet
+        // the verifier doesn't conclude that the frame's beginning is there.
+        Way::Transmit | Way::Redirect(_) => {
+            write(&Packet::of_xdp(ctx), hop).ok_or(DropReason::Internal)?;
+        }
     }
-    // With bounds of its own: of what was checked further inside the packet the
-    // verifier doesn't conclude that the frame's beginning is there.
-    write(&Packet::of_xdp(ctx), hop).ok_or(DropReason::Internal)
+    Ok(hop.way)
 }
 
 #[inline(always)]

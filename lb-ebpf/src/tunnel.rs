@@ -15,19 +15,14 @@ use crate::{
     encap::{IPV4_INSIDE, IPV6_INSIDE},
     family::Family,
     flow::{self, Hook},
-    handoff,
     icmp::{self, Message},
     link, maps,
     packet::{Packet, bounded, opaque},
     parse::Part,
     route::{self, Request},
-    transmit::{self, Way},
+    transmit,
     work::{Work, address},
 };
-
-/// Bytes of the packet inside that are quoted, if there are so many: enough for
-/// any IP header and the beginning of what it carries.
-const QUOTED: usize = 128;
 
 /// An error about a packet of a tunnel.
 #[repr(C)]
@@ -116,9 +111,9 @@ fn read<O: Family>(ctx: *mut xdp_md, work: &mut Work<O>) -> Option<()> {
     report.mtu = 0;
     if kind == O::TOO_BIG {
         let mtu: Be16 = packet.read(ip.payload() + icmp::MTU)?;
-        // None, or none that leaves room: from a router that can't tell.
+        // Of a router that can't tell it is 0, and nothing is left inside.
         let overhead = (inside - quoted.network()) as u16;
-        report.mtu = mtu.get().checked_sub(overhead)?;
+        report.mtu = mtu.get().checked_sub(overhead).filter(|&left| left > 0)?;
     }
     Some(())
 }
@@ -131,7 +126,7 @@ fn is_ours<O: Family, F: Family>(ctx: *mut xdp_md, work: &mut Work<O>) -> Option
     let report = &mut work.report;
     let inside = F::parse_quoted(&packet, bounded(report.inside.into())).ok()?;
     let headers = inside.payload() - inside.network();
-    let needed = headers + 8;
+    let needed = headers + icmp::LEAST_QUOTED;
     let is_whole = matches!(inside.protocol, TCP | UDP)
         && inside.fragment.part != Part::Later
         && needed <= usize::from(report.present)
@@ -160,14 +155,15 @@ fn is_ours<O: Family, F: Family>(ctx: *mut xdp_md, work: &mut Work<O>) -> Option
     is_way.then_some(())
 }
 
-/// Bytes of a packet that are quoted if so many are there.
+/// Bytes that are quoted of a packet of which so many are there.
 #[inline(always)]
 fn quoted<F: Family>(present: u16) -> u16 {
-    if usize::from(present) < QUOTED {
-        F::HEADER as u16 + 8
+    let bytes = if usize::from(present) < icmp::QUOTED_INSIDE {
+        F::HEADER + icmp::LEAST_QUOTED
     } else {
-        QUOTED as u16
-    }
+        icmp::QUOTED_INSIDE
+    };
+    bytes as u16
 }
 
 /// Makes the error one about the packet inside, which stays where it is.
@@ -204,10 +200,6 @@ fn tell<O: Family, F: Family>(ctx: *mut xdp_md, work: &mut Work<O>) -> Result<()
     }
     icmp::write(&Packet::of_xdp(ctx), network, &message, quoted.into())
         .ok_or(DropReason::Internal)?;
-    if let Way::Handoff(interface) = next_hop.way {
-        handoff::note(ctx, interface, tags.count, None)?;
-    }
-    transmit::address(ctx, next_hop)?;
-    work.way = next_hop.way;
+    work.way = transmit::leave(ctx, next_hop, tags, None)?;
     Ok(())
 }

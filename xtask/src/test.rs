@@ -139,7 +139,20 @@ fn run_tier(workspace: &Path, tier: Tier, filter: Option<&str>) -> Result<Count>
         // They measure times, so they must not compete for processors.
         cargo.args(["--", "--test-threads=1"]);
     }
-    stream(&mut cargo)
+    let mut count = stream(&mut cargo)?;
+    if tier == Tier::Unit {
+        count += stream(others(workspace).args(filter))?;
+    }
+    Ok(count)
+}
+
+/// The unit tests of the packages that a plain `cargo test` leaves out, whose
+/// other tests need root.
+fn others(workspace: &Path) -> Command {
+    let mut cargo = command::cargo(workspace);
+    cargo.args(["test", "--no-fail-fast", "--lib", "--bins"]);
+    cargo.args(["--package", "xlb-bench", "--package", "xlb-tests"]);
+    cargo
 }
 
 /// Runs `cargo test`, lets its output through and adds its results up.

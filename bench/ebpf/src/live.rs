@@ -11,6 +11,8 @@
 // commands don't stumble over it.
 #![cfg(target_arch = "bpf")]
 
+mod link;
+
 use aya_ebpf::{
     bindings::xdp_action,
     helpers::generated::bpf_redirect,
@@ -18,6 +20,7 @@ use aya_ebpf::{
     maps::Array,
     programs::XdpContext,
 };
+use link::Link;
 
 /// Bytes of a frame, in words: Ethernet, IPv4, UDP and 22 bytes, the shortest
 /// that Ethernet has (its checksum isn't there).
@@ -48,9 +51,6 @@ pub struct Way {
     /// Destination and source.
     macs: [u16; 6],
 }
-
-/// Ethernet header: 14 bytes, as half words.
-type Link = [u16; 7];
 
 const IPV4: u16 = 0x0800_u16.to_be();
 
@@ -146,17 +146,10 @@ fn count(start: usize, end: usize) -> Option<()> {
 /// Sends each frame back to whom it came from.
 #[xdp(frags)]
 pub fn reflect(ctx: XdpContext) -> u32 {
-    let (start, end) = (ctx.data(), ctx.data_end());
-    if start + 14 > end {
-        return xdp_action::XDP_ABORTED;
+    match link::swap(ctx.data(), ctx.data_end()) {
+        Some(()) => xdp_action::XDP_TX,
+        None => xdp_action::XDP_ABORTED,
     }
-    // SAFETY: just checked; half words are at even addresses.
-    unsafe {
-        let link = start as *mut Link;
-        let [a, b, c, d, e, f, ethertype] = link.read();
-        link.write([d, e, f, a, b, c, ethertype]);
-    }
-    xdp_action::XDP_TX
 }
 
 /// Sends IPv4 out of another device, to a certain host: the least that a host
@@ -164,7 +157,7 @@ pub fn reflect(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn forward(ctx: XdpContext) -> u32 {
     let (start, end) = (ctx.data(), ctx.data_end());
-    if start + 14 > end {
+    if start + size_of::<Link>() > end {
         return xdp_action::XDP_ABORTED;
     }
     let link = start as *mut Link;

@@ -11,6 +11,8 @@
 // commands don't stumble over it.
 #![cfg(target_arch = "bpf")]
 
+mod link;
+
 use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
     helpers::generated::bpf_xdp_adjust_head,
@@ -18,6 +20,7 @@ use aya_ebpf::{
     maps::{Array, ProgramArray},
     programs::XdpContext,
 };
+use link::Link;
 
 /// Bytes that are restored: every header that is measured with, and a whole
 /// number of words.
@@ -131,7 +134,7 @@ pub fn floor_drop(_ctx: XdpContext) -> u32 {
 /// The floor of what goes out as long as it came in.
 #[xdp(frags)]
 pub fn floor_transmit(ctx: XdpContext) -> u32 {
-    match swap(ctx.data(), ctx.data_end()) {
+    match link::swap(ctx.data(), ctx.data_end()) {
         Some(()) => xdp_action::XDP_TX,
         None => xdp_action::XDP_ABORTED,
     }
@@ -146,23 +149,6 @@ pub fn floor_encapsulate_20(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn floor_encapsulate_40(ctx: XdpContext) -> u32 {
     encapsulate::<40, 20>(&ctx)
-}
-
-/// Ethernet header: 14 bytes, as half words.
-type Link = [u16; 7];
-
-#[inline(always)]
-fn swap(start: usize, end: usize) -> Option<()> {
-    if start + size_of::<Link>() > end {
-        return None;
-    }
-    // SAFETY: just checked; half words are at even offsets.
-    unsafe {
-        let link = start as *mut Link;
-        let [a, b, c, d, e, f, ethertype] = link.read();
-        link.write([d, e, f, a, b, c, ethertype]);
-    }
-    Some(())
 }
 
 #[inline(always)]

@@ -125,39 +125,40 @@ impl World {
     }
 
     fn write_all(&mut self) -> Result<()> {
-        let (slow_starts, draining) = (BTreeMap::new(), BTreeSet::new());
-        let inputs = Inputs {
-            config: &self.config,
-            host: &self.host,
-            attached: &self.attached,
-            ids: &self.ids,
-            slow_starts: &slow_starts,
-            draining: &draining,
-            applied: &self.applied,
-        };
-        let registry = &self.registry;
-        let desired = reconcile::desired(&inputs, &mut self.tables, |key| health(registry, key));
+        let mut tables = std::mem::take(&mut self.tables);
+        let inputs = self.inputs();
+        let desired = reconcile::desired(&inputs, &mut tables, |key| health(&self.registry, key));
+        self.tables = tables;
         ensure!(desired.problems.is_empty(), "{:?}", desired.problems);
         let changes = reconcile::diff(&self.applied, &desired.state);
         self.apply(&changes)
     }
 
     fn write_group(&mut self, group: &str) -> Result<()> {
-        let (slow_starts, draining) = (BTreeMap::new(), BTreeSet::new());
-        let inputs = Inputs {
+        let mut tables = std::mem::take(&mut self.tables);
+        let inputs = self.inputs();
+        let desired = reconcile::desired_group(&inputs, group, &mut tables, |key| {
+            health(&self.registry, key)
+        });
+        self.tables = tables;
+        let (state, _) = desired.context("a group that no listener uses")?;
+        let changes = reconcile::diff_group(&self.applied, &state);
+        self.apply(&changes)
+    }
+
+    /// Nobody drains or starts slowly.
+    fn inputs(&self) -> Inputs<'_> {
+        const NO_SLOW_STARTS: &BTreeMap<TargetKey, u16> = &BTreeMap::new();
+        const NO_DRAINING: &BTreeSet<TargetKey> = &BTreeSet::new();
+        Inputs {
             config: &self.config,
             host: &self.host,
             attached: &self.attached,
             ids: &self.ids,
-            slow_starts: &slow_starts,
-            draining: &draining,
+            slow_starts: NO_SLOW_STARTS,
+            draining: NO_DRAINING,
             applied: &self.applied,
-        };
-        let (registry, tables) = (&self.registry, &mut self.tables);
-        let desired = reconcile::desired_group(&inputs, group, tables, |key| health(registry, key));
-        let (state, _) = desired.context("a group that no listener uses")?;
-        let changes = reconcile::diff_group(&self.applied, &state);
-        self.apply(&changes)
+        }
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<()> {

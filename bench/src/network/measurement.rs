@@ -66,16 +66,8 @@ const CONNECTION_CASES: &[Case] = &[
     KEEP,
     DSR,
 ];
-const COST_CASES: &[Case] = &[
-    Case::Forward,
-    Case::Routed,
-    Case::NFTABLES,
-    Case::HAPROXY,
-    Case::NGINX,
-    NAT,
-    KEEP,
-    DSR,
-];
+/// All but the direct way, which has no balancer.
+const COST_CASES: &[Case] = CONNECTION_CASES.split_at(1).1;
 
 const PACKET_GOALS: &[(Against, f64)] = &[
     (Against::Case(Case::Reflect), 0.80),

@@ -76,18 +76,11 @@ impl Agent {
     fn changes(&mut self) -> Vec<Change> {
         let attached = self.hooks();
         self.slow_starts = self.registry.slow_starts(&self.config, self.last_step);
-        let inputs = Inputs {
-            config: &self.config,
-            host: &self.host,
-            attached: &attached,
-            ids: &self.ids,
-            slow_starts: &self.slow_starts,
-            draining: &self.draining,
-            applied: &self.applied,
-        };
-        let desired = reconcile::desired(&inputs, &mut self.tables, |key| {
+        let mut tables = std::mem::take(&mut self.tables);
+        let desired = reconcile::desired(&self.inputs(&attached), &mut tables, |key| {
             availability(self.registry.get(key))
         });
+        self.tables = tables;
         self.report(&desired.problems);
         self.balance(desired.balances);
         reconcile::diff(&self.applied, &desired.state)
@@ -97,24 +90,30 @@ impl Agent {
     fn group_changes(&mut self, group: &str) -> Vec<Change> {
         let attached = self.hooks();
         self.slow_starts = self.registry.slow_starts(&self.config, self.last_step);
-        let inputs = Inputs {
-            config: &self.config,
-            host: &self.host,
-            attached: &attached,
-            ids: &self.ids,
-            slow_starts: &self.slow_starts,
-            draining: &self.draining,
-            applied: &self.applied,
-        };
-        let desired = reconcile::desired_group(&inputs, group, &mut self.tables, |key| {
+        let mut tables = std::mem::take(&mut self.tables);
+        let inputs = self.inputs(&attached);
+        let desired = reconcile::desired_group(&inputs, group, &mut tables, |key| {
             availability(self.registry.get(key))
         });
+        self.tables = tables;
         let Some((state, balance)) = desired else {
             return Vec::new();
         };
         log_balance(group, self.balances.get(group), &balance);
         self.balances.insert(group.to_owned(), balance);
         reconcile::diff_group(&self.applied, &state)
+    }
+
+    fn inputs<'a>(&'a self, attached: &'a BTreeMap<u32, XdpHook>) -> Inputs<'a> {
+        Inputs {
+            config: &self.config,
+            host: &self.host,
+            attached,
+            ids: &self.ids,
+            slow_starts: &self.slow_starts,
+            draining: &self.draining,
+            applied: &self.applied,
+        }
     }
 
     fn hooks(&self) -> BTreeMap<u32, XdpHook> {

@@ -244,7 +244,16 @@ fn what_is_of_no_tunnel_is_untouched() {
                     }
                 }),
             ),
-            ("a fragment", about(&|_| {}).with(|f| f.payload[0] = 0x55)),
+            (
+                "exactly the room that headers take",
+                about(&|_| {}).with(|f| {
+                    if let Transport::Icmp(kind, code, _) = f.transport {
+                        let [high, low] = (sent.overhead() as u16).to_be_bytes();
+                        f.transport = Transport::Icmp(kind, code, [0, 0, high, low]);
+                    }
+                }),
+            ),
+            ("no IP packet", about(&|_| {}).with(|f| f.payload[0] = 0x55)),
         ];
         if udp {
             cases.push(("to another port", about(&|it| it.outer.destination.1 ^= 1)));
@@ -258,7 +267,7 @@ fn what_is_of_no_tunnel_is_untouched() {
     }
 }
 
-/// What it is called, and what makes it of the flow's.
+/// How the target is reached instead: what that is called, and the change.
 type OtherWay = (&'static str, fn(&mut TargetEntry));
 
 /// Each way that a target can be reached by, but for the flow's own.

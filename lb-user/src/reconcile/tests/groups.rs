@@ -313,6 +313,17 @@ fn a_groups_part_is_that_of_the_whole() {
     let mut ids = Ids::new(config.capacity);
     ids.assign(&config, &BTreeSet::new());
     let attached = BTreeMap::from([(ETH0, XdpHook::Native)]);
+    let (draining, slow_starts) = (BTreeSet::new(), BTreeMap::new());
+    let nothing = MapState::default();
+    let inputs = Inputs {
+        config: &config,
+        host: &host,
+        attached: &attached,
+        ids: &ids,
+        draining: &draining,
+        slow_starts: &slow_starts,
+        applied: &nothing,
+    };
     let mut tables = Tables::default();
     let mut applied = MapState::default();
     // Bits: which of a's targets fail.
@@ -324,16 +335,11 @@ fn a_groups_part_is_that_of_the_whole() {
         };
         let before = applied.clone();
         let inputs = Inputs {
-            config: &config,
-            host: &host,
-            attached: &attached,
-            ids: &ids,
-            draining: &BTreeSet::new(),
-            slow_starts: &BTreeMap::new(),
             applied: &before,
+            ..inputs
         };
         let whole = desired(&inputs, &mut Tables::default(), health);
-        let changes = match before == MapState::default() {
+        let changes = match before == nothing {
             true => diff(&before, &whole.state),
             false => {
                 let (part, balance) = desired_group(&inputs, "a", &mut tables, health).unwrap();
@@ -344,14 +350,5 @@ fn a_groups_part_is_that_of_the_whole() {
         changes.iter().for_each(|change| applied.apply(change));
         assert_eq!(applied, whole.state, "failing: {failing:b}");
     }
-    let inputs = Inputs {
-        config: &config,
-        host: &host,
-        attached: &attached,
-        ids: &ids,
-        draining: &BTreeSet::new(),
-        slow_starts: &BTreeMap::new(),
-        applied: &applied,
-    };
     assert!(desired_group(&inputs, "c", &mut tables, healthy).is_none());
 }

@@ -49,7 +49,9 @@ impl Model {
         let report = report.ok_or(DropReason::NotOurs)?;
         let too_big = (kind, code) == if view.is_v6() { (2, 0) } else { (3, 4) };
         let mtu = match too_big {
-            true => word(bytes, view.transport + 6).checked_sub(report.overhead as u16),
+            true => word(bytes, view.transport + 6)
+                .checked_sub(report.overhead as u16)
+                .filter(|left| *left > 0),
             false => Some(0),
         };
         let mtu = mtu.ok_or(DropReason::NotOurs)?;
