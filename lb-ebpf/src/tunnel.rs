@@ -146,8 +146,9 @@ fn is_ours<O: Family, F: Family>(ctx: *mut xdp_md, work: &mut Work<O>) -> Option
     );
     report.client = inside.source.to_wide();
     report.vip = inside.destination.to_wide();
-    let flow = flow::peek(&key, Hook::Ingress).filter(|flow| flow.is_dsr())?;
+    let flow = flow::peek(&key, Hook::Ingress)?;
     let target = maps::TARGETS.get(flow.target)?;
+    // Of `dsr` then: no other target has an encapsulation.
     let is_way = Encapsulation::from_wire(target.encapsulation) == report.encapsulation
         && target.has(TargetEntry::IPV6) == (O::INDEX == Ipv6::INDEX)
         && O::from_wide(report.to) == address(&target.address)
