@@ -135,13 +135,15 @@ pub fn install_programs(workspace: &Path, programs: &[Program]) -> Result<()> {
     Ok(())
 }
 
-/// Not at the next boot either, whichever init this machine has.
+/// Not at the next boot either, whichever init this machine has. Not every
+/// service has a script for the older one.
 fn disable(workspace: &Path, service: &str) -> Result<()> {
-    for (program, arguments) in [
-        ("update-rc.d", [service, "disable"]),
-        ("systemctl", ["disable", service]),
+    let script = Path::new("/etc/init.d").join(service);
+    for (program, arguments, has) in [
+        ("update-rc.d", [service, "disable"], script.exists()),
+        ("systemctl", ["disable", service], true),
     ] {
-        if on_path(program).is_some() {
+        if has && on_path(program).is_some() {
             step::run(workspace, Command::new(program).args(arguments))?;
         }
     }
