@@ -21,7 +21,11 @@ use crate::{
     max_segment::{self, Replaced},
     nat::{self, TCP_CHECKSUM, UDP_CHECKSUM},
     packet::Packet,
-    parse::{self, Parsed, ethernet, transport::TCP_DATA_OFFSET},
+    parse::{
+        self, Parsed,
+        ethernet::{self, Link},
+        transport::TCP_DATA_OFFSET,
+    },
     stats,
     work::{User, Work},
 };
@@ -47,17 +51,19 @@ pub fn reply(ctx: &TcContext) -> Result<(), DropReason> {
 
 #[inline(always)]
 fn translate(ctx: &TcContext) -> Result<(), DropReason> {
-    match ethernet::parse(&Packet::of_skb(ctx))?.ethertype {
-        Ipv4::ETHERTYPE => reply_of::<Ipv4>(ctx.skb.skb),
-        Ipv6::ETHERTYPE => reply_of::<Ipv6>(ctx.skb.skb),
+    let link = ethernet::parse(&Packet::of_skb(ctx))?;
+    match link.ethertype {
+        Ipv4::ETHERTYPE => reply_of::<Ipv4>(ctx.skb.skb, &link),
+        Ipv6::ETHERTYPE => reply_of::<Ipv6>(ctx.skb.skb, &link),
         _ => Err(DropReason::NotIp),
     }
 }
 
 #[inline(always)]
-fn reply_of<F: Family>(skb: *mut __sk_buff) -> Result<(), DropReason> {
+fn reply_of<F: Family>(skb: *mut __sk_buff, link: &Link) -> Result<(), DropReason> {
     let work = Work::<F>::of_this_cpu(User::Egress).ok_or(DropReason::Internal)?;
-    parse(skb, work)?;
+    work.parsed.tags = link.tags;
+    parse(skb, work, link.length)?;
     if work.parsed.ip.protocol == F::ICMP {
         // What it quotes may not be linear, without being missed so far.
         let ctx = TcContext::new(skb);
@@ -72,9 +78,14 @@ fn reply_of<F: Family>(skb: *mut __sk_buff) -> Result<(), DropReason> {
 }
 
 #[inline(never)]
-fn parse<F: Family>(skb: *mut __sk_buff, work: &mut Work<F>) -> Result<(), DropReason> {
+fn parse<F: Family>(
+    skb: *mut __sk_buff,
+    work: &mut Work<F>,
+    network: usize,
+) -> Result<(), DropReason> {
     work.look_at_the_clock();
-    parse::frame(&Packet::of_skb(&TcContext::new(skb)), &mut work.parsed)
+    let packet = Packet::of_skb(&TcContext::new(skb));
+    parse::packet(&packet, network, &mut work.parsed)
 }
 
 #[inline(never)]

@@ -51,7 +51,7 @@ fn entropy<F>(rewrite: &Endpoints<F>) -> u32 {
 }
 
 /// In a frame to the target's MAC address.
-#[inline(never)]
+#[inline(always)]
 fn directly<F: Family>(
     ctx: *mut xdp_md,
     work: &mut Work<F>,
@@ -95,7 +95,7 @@ fn lower_time_to_live<F: Family>(
 }
 
 /// Puts a packet of family `F` into one of family `O`.
-#[inline(never)]
+#[inline(always)]
 fn wrap<F: Family, O: Family>(
     ctx: *mut xdp_md,
     work: &mut Work<F>,

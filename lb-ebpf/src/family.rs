@@ -3,8 +3,12 @@
 
 use aya_ebpf::bindings::bpf_fib_lookup;
 use lb_common::{
-    Address, Be16, Ipv4, Ipv6, checksum::Delta, counters::DropReason, flow::Endpoints,
-    listener::ListenerLimits, wire::Wide,
+    Address, Be16, Ipv4, Ipv6,
+    checksum::Delta,
+    counters::DropReason,
+    flow::{Endpoints, FlowKey},
+    listener::ListenerLimits,
+    wire::Wide,
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
@@ -54,6 +58,11 @@ pub trait Family: Address + 'static {
     fn is_error(icmp_type: u8) -> bool;
     /// Whether that error says of the packet that it didn't arrive.
     fn is_loss(icmp_type: u8) -> bool;
+
+    /// Writes a key in whole words, as the look-up reads it: a load that spans
+    /// several smaller stores waits until they have left the CPU's store buffer.
+    /// `key` must be aligned to words.
+    fn write_key(key: &mut FlowKey<Self>, at: &Endpoints<Self>, protocol: u8);
 
     /// Writes the addresses and the time to live, and mends the header's
     /// checksum where the family has one; `None` if the header isn't there.
@@ -194,6 +203,12 @@ impl Family for Ipv4 {
     }
 
     #[inline(always)]
+    fn write_key(key: &mut FlowKey<Self>, at: &Endpoints<Self>, protocol: u8) {
+        let addresses = pair(at.source.raw(), at.destination.raw());
+        write_words(key, [addresses, ports(at, protocol)]);
+    }
+
+    #[inline(always)]
     fn rewrite_header(
         packet: &Packet,
         network: usize,
@@ -305,6 +320,14 @@ impl Family for Ipv6 {
     }
 
     #[inline(always)]
+    fn write_key(key: &mut FlowKey<Self>, at: &Endpoints<Self>, protocol: u8) {
+        let [a, b, c, d] = at.source.words();
+        let [e, f, g, h] = at.destination.words();
+        let ports = ports(at, protocol);
+        write_words(key, [pair(a, b), pair(c, d), pair(e, f), pair(g, h), ports]);
+    }
+
+    #[inline(always)]
     fn rewrite_header(
         packet: &Packet,
         network: usize,
@@ -350,19 +373,26 @@ impl Family for Ipv6 {
 #[inline(always)]
 fn write_ipv6(packet: &Packet, offset: usize, address: Ipv6) -> Option<()> {
     let [a, b, c, d] = address.words();
-    let low = |long: u32| long as u16;
-    let high = |long: u32| (long >> 16) as u16;
-    packet.write_words(
-        offset,
-        [
-            low(a),
-            high(a),
-            low(b),
-            high(b),
-            low(c),
-            high(c),
-            low(d),
-            high(d),
-        ],
-    )
+    packet.write(offset, [pair(a, b), pair(c, d)])
+}
+
+#[inline(always)]
+fn pair(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// The last word of a flow key.
+#[inline(always)]
+fn ports<A>(at: &Endpoints<A>, protocol: u8) -> u64 {
+    let [source, destination] = [at.source_port, at.destination_port].map(Be16::raw);
+    let ports = u32::from(source) | u32::from(destination) << 16;
+    pair(ports, protocol.into())
+}
+
+#[inline(always)]
+fn write_words<A, const N: usize>(key: &mut FlowKey<A>, words: [u64; N]) {
+    const { assert!(size_of::<FlowKey<A>>() == size_of::<[u64; N]>()) };
+    // SAFETY: they are of one size and made of integers, and the caller has seen
+    // to the alignment.
+    unsafe { core::ptr::from_mut(key).cast::<[u64; N]>().write(words) };
 }

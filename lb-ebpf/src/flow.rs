@@ -91,6 +91,43 @@ pub enum Known {
     Nothing,
 }
 
+/// What a first look at the flow table says of a packet.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Glance {
+    /// It belongs to a flow and changes nothing about it.
+    Steady = 0,
+    /// It may: [`find`] says.
+    Unsettled = 1,
+    Nothing = 2,
+}
+
+/// Finds the flow of most packets: those that change nothing about theirs but
+/// when it was last seen. Calls nothing but the look-up.
+#[inline(always)]
+pub fn glance<F: Family>(work: &mut Work<F>, hook: Hook) -> Glance {
+    let parsed = &work.parsed;
+    let Some((pointer, table)) = look_up::<F>(&parsed.key) else {
+        return Glance::Nothing;
+    };
+    // SAFETY: as in `find`.
+    let entry = unsafe { &mut *pointer };
+    let ticked = entry.last_seen != work.now;
+    let state = entry.state();
+    let changes =
+        entry.state_after(parsed.flags) != state || parsed.flags.opens() && state.is_closing();
+    let waits = table == Table::HalfOpen && ticked && state.has(State::CONFIRMED);
+    let idle = ticked && is_idle(&parsed.key, entry, work.now);
+    if changes || waits || idle || !hook.takes(entry) || !has_target(entry) {
+        return Glance::Unsettled;
+    }
+    if ticked {
+        entry.last_seen = work.now;
+    }
+    work.set_flow(entry);
+    Glance::Steady
+}
+
 /// Finds the flow that a packet belongs to. One that has ended, timed out or
 /// lost its target is none any more. Its entries are removed, but for those of
 /// TCP that wasn't closed: whoever goes on with it, and however often, is to be
@@ -160,15 +197,22 @@ fn is_current<F: Family>(entry: &FlowEntry<F>) -> bool {
 /// A flow is idle when both of its directions are.
 #[inline(always)]
 fn timed_out<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>, now: u32) -> bool {
-    let timeout = settings().timeout(entry.state(), key.protocol());
-    if !is_past(now, entry.last_seen, timeout) {
+    if !is_idle(key, entry, now) {
         return false;
     }
+    let timeout = settings().timeout(entry.state(), key.protocol());
     match peer(key, entry) {
         // SAFETY: as in `find`.
         Some(peer) => is_past(now, unsafe { (*peer).last_seen }, timeout),
         None => true,
     }
+}
+
+/// Whether this direction of a flow is.
+#[inline(always)]
+fn is_idle<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>, now: u32) -> bool {
+    let timeout = settings().timeout(entry.state(), key.protocol());
+    is_past(now, entry.last_seen, timeout)
 }
 
 /// The entry of a flow's other direction. What has its key may be another

@@ -48,9 +48,13 @@ pub fn begin<F: Family>(ip: &Ip<F>) {
 /// Leaves a first fragment's ports for those that follow.
 #[inline(always)]
 pub fn remember<F: Family>(parsed: &Parsed<F>, now: u32) {
-    if parsed.ip.fragment.part != Part::First {
-        return;
+    if parsed.ip.fragment.part == Part::First {
+        leave_ports(parsed, now);
     }
+}
+
+#[inline(never)]
+fn leave_ports<F: Family>(parsed: &Parsed<F>, now: u32) {
     let entry = FragmentEntry {
         source_port: parsed.key.endpoints.source_port,
         destination_port: parsed.key.endpoints.destination_port,

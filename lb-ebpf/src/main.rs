@@ -56,12 +56,14 @@ use transmit::Way;
 /// Takes frames of several buffers too, as jumbo frames are.
 #[xdp(frags)]
 pub fn xlb_ingress(ctx: XdpContext) -> u32 {
-    let link = ethernet::parse(&Packet::of_xdp(&ctx));
-    match link.map(|link| link.ethertype) {
-        Ok(Ipv4::ETHERTYPE) => conclude(pipeline::ingress::<Ipv4>(ctx.ctx)),
-        Ok(Ipv6::ETHERTYPE) => conclude(pipeline::ingress::<Ipv6>(ctx.ctx)),
-        Ok(_) => conclude(Err(DropReason::NotIp)),
-        Err(reason) => conclude(Err(reason)),
+    let link = match ethernet::parse(&Packet::of_xdp(&ctx)) {
+        Ok(link) => link,
+        Err(reason) => return conclude(Err(reason)),
+    };
+    match link.ethertype {
+        Ipv4::ETHERTYPE => conclude(pipeline::ingress::<Ipv4>(ctx.ctx, &link)),
+        Ipv6::ETHERTYPE => conclude(pipeline::ingress::<Ipv6>(ctx.ctx, &link)),
+        _ => conclude(Err(DropReason::NotIp)),
     }
 }
 

@@ -108,26 +108,6 @@ impl Packet {
         Some(unsafe { load(pointer) })
     }
 
-    /// Words at `offset`, which must be even, as they lie in memory: half the
-    /// loads of [`Packet::read`], which goes byte by byte.
-    #[inline(always)]
-    pub fn read_words<const N: usize>(&self, offset: usize) -> Option<[u16; N]> {
-        let pointer = self.at::<[u16; N]>(offset)?;
-        // SAFETY: checked as in `read`. Frames begin at even addresses, for
-        // drivers align them so or by two for the IP header's sake, and so
-        // each even offset is aligned.
-        Some(unsafe { pointer.read() })
-    }
-
-    /// Writes words at `offset`, which must be even.
-    #[inline(always)]
-    pub fn write_words<const N: usize>(&self, offset: usize, words: [u16; N]) -> Option<()> {
-        let pointer = self.at::<[u16; N]>(offset)?;
-        // SAFETY: as in `read_words`; the kernel gives this program write access.
-        unsafe { pointer.write(words) };
-        Some(())
-    }
-
     /// Writes `value` at `offset`; `None` if it doesn't fit.
     #[inline(always)]
     pub fn write<T: Copy>(&self, offset: usize, value: T) -> Option<()> {

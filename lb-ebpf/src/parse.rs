@@ -79,8 +79,9 @@ pub struct Fragment {
     pub identification: u32,
 }
 
-/// What is known of a packet after parsing.
-#[repr(C)]
+/// What is known of a packet after parsing. The key comes first, and so is
+/// aligned to words as all of it.
+#[repr(C, align(8))]
 pub struct Parsed<A> {
     pub key: FlowKey<A>,
     pub ip: Ip<A>,
@@ -97,13 +98,19 @@ impl<A> Parsed<A> {
     }
 }
 
-/// Parses a frame: its IP header, and of TCP and UDP the ports, of the packet
-/// itself or of its datagram's first fragment. ICMP has none.
+/// Parses what follows the link-layer header, at `network`: the IP header, and
+/// of TCP and UDP the ports, of the packet itself or of its datagram's first
+/// fragment. ICMP has none. Sets all of `parsed` but the tags.
 #[inline(always)]
-pub fn frame<F: Family>(packet: &Packet, parsed: &mut Parsed<F>) -> Result<(), DropReason> {
-    let link = ethernet::parse(packet)?;
-    parsed.tags = link.tags;
-    let ip = F::parse(packet, link.length)?;
+pub fn packet<F: Family>(
+    packet: &Packet,
+    network: usize,
+    parsed: &mut Parsed<F>,
+) -> Result<(), DropReason> {
+    // At once where it stays: put together elsewhere and copied in words, it
+    // would wait for the CPU's store buffer.
+    parsed.ip = F::parse(packet, bounded(network))?;
+    let ip = &parsed.ip;
     let none = transport::Header {
         source_port: Be16::new(0),
         destination_port: Be16::new(0),
@@ -111,24 +118,21 @@ pub fn frame<F: Family>(packet: &Packet, parsed: &mut Parsed<F>) -> Result<(), D
     };
     let transport = match ip.fragment.part {
         _ if ip.protocol == F::ICMP => none,
-        Part::Later => fragment::transport(&ip)?,
+        Part::Later => fragment::transport(ip)?,
         Part::First => {
-            let transport = transport::parse(packet, &ip)?;
-            fragment::begin(&ip);
+            let transport = transport::parse(packet, ip)?;
+            fragment::begin(ip);
             transport
         }
-        Part::Whole => transport::parse(packet, &ip)?,
+        Part::Whole => transport::parse(packet, ip)?,
     };
-    parsed.key = FlowKey::new(
-        Endpoints {
-            source: ip.source,
-            destination: ip.destination,
-            source_port: transport.source_port,
-            destination_port: transport.destination_port,
-        },
-        ip.protocol,
-    );
+    let endpoints = Endpoints {
+        source: ip.source,
+        destination: ip.destination,
+        source_port: transport.source_port,
+        destination_port: transport.destination_port,
+    };
+    F::write_key(&mut parsed.key, &endpoints, ip.protocol);
     parsed.flags = transport.flags;
-    parsed.ip = ip;
     Ok(())
 }

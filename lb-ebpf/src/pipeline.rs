@@ -1,10 +1,10 @@
 //! The packet's way: parse → filter → flow → listener → security group → limits →
 //! select → next hop → rewrite or encapsulate → transmit.
 //!
-//! Each function here is a stage with a stack frame of its own; what one found
-//! the next finds in [`Work`]. Until `send` (or `encap`, `icmp::forward`,
-//! `tunnel::relay`) nothing in the packet has been touched, so whatever fails
-//! before leaves it as it came.
+//! Most packets go it in one function, `steady`; what that can't do is a stage
+//! with a stack frame of its own each. What one found the next finds in
+//! [`Work`]. Until `leave` (or `icmp::forward`, `tunnel::relay`) nothing in the
+//! packet has been touched, so whatever fails before leaves it as it came.
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::counters::DropReason;
@@ -13,10 +13,11 @@ use crate::{
     encap,
     family::Family,
     filter,
-    flow::{self, Hook, Known},
+    flow::{self, Glance, Hook, Known},
     fragment, icmp, limit, link, listener, max_segment, nat,
     packet::Packet,
-    parse, reset,
+    parse::{self, ethernet::Link},
+    reset,
     route::{self, Request},
     security_group, select, stats,
     transmit::{self, Way},
@@ -26,45 +27,91 @@ use crate::{
 
 /// Balances one frame: says how it goes on, rewritten, or why not.
 #[inline(always)]
-pub fn ingress<F: Family>(ctx: *mut xdp_md) -> Result<Way, DropReason> {
+pub fn ingress<F: Family>(ctx: *mut xdp_md, link: &Link) -> Result<Way, DropReason> {
     let work = Work::<F>::of_this_cpu(User::Ingress).ok_or(DropReason::Internal)?;
-    match forward(ctx, work) {
+    work.parsed.tags = link.tags;
+    match forward(ctx, work, link.length) {
         Ok(()) => Ok(work.way),
         Err(reason) => answer(ctx, work, reason),
     }
 }
 
 #[inline(always)]
-fn forward<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
-    parse(ctx, work)?;
+fn forward<F: Family>(
+    ctx: *mut xdp_md,
+    work: &mut Work<F>,
+    network: usize,
+) -> Result<(), DropReason> {
+    steady(ctx, work, network)?;
+    let begins = match work.glance {
+        Glance::Steady => return Ok(()),
+        _ if work.parsed.ip.protocol == F::ICMP => return report(ctx, work),
+        Glance::Nothing => true,
+        Glance::Unsettled => match find(work) {
+            Known::Flow => false,
+            Known::Over => return Err(DropReason::FlowReset),
+            Known::Nothing => true,
+        },
+    };
+    if begins {
+        admit(ctx, work)?;
+        select(work);
+        begin(work)?;
+    }
+    account(work);
+    send(ctx, work)
+}
+
+/// The whole way of most packets: those that change nothing about their flow.
+/// One function, for a return costs as much as dozens of instructions where the
+/// CPU must not predict it; and not one with the rest, which needs the stack.
+/// What it can't do it leaves to the stages behind it.
+#[inline(never)]
+fn steady<F: Family>(
+    ctx: *mut xdp_md,
+    work: &mut Work<F>,
+    network: usize,
+) -> Result<(), DropReason> {
+    work.mtu = 0;
+    work.glance = Glance::Nothing;
+    parse::packet(
+        &Packet::of_xdp(&XdpContext::new(ctx)),
+        network,
+        &mut work.parsed,
+    )?;
     let is_icmp = work.parsed.ip.protocol == F::ICMP;
     if !is_icmp {
         filter::check(&work.parsed)?;
     }
     work.look_at_the_clock();
     if is_icmp {
-        match icmp::find(ctx, work) {
-            Err(DropReason::NotOurs) if tunnel::find(ctx, work) => {
-                return tunnel::relay(ctx, work);
-            }
-            found => found?,
-        }
-    } else {
-        match find(work) {
-            Known::Flow => {}
-            Known::Over => return Err(DropReason::FlowReset),
-            Known::Nothing => {
-                admit(ctx, work)?;
-                select(work);
-                begin(work)?;
-            }
-        }
-        account(work);
+        return Ok(());
     }
-    match work.flow.is_dsr() {
-        true => encap::forward(ctx, work),
-        false if is_icmp => icmp::forward(ctx, work),
-        false => send(ctx, work),
+    work.glance = flow::glance(work, Hook::Ingress);
+    if work.glance == Glance::Steady {
+        account(work);
+        leave(ctx, work)?;
+    }
+    Ok(())
+}
+
+/// Finds the flow of a packet that changes something about it.
+#[inline(never)]
+fn find<F: Family>(work: &mut Work<F>) -> Known {
+    flow::find(work, Hook::Ingress)
+}
+
+/// An ICMP error about a flow's packet, or about one that a tunnel carries.
+#[inline(always)]
+fn report<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+    match icmp::find(ctx, work) {
+        Err(DropReason::NotOurs) if tunnel::find(ctx, work) => return tunnel::relay(ctx, work),
+        found => found?,
+    }
+    if work.flow.is_dsr() {
+        send(ctx, work)
+    } else {
+        icmp::forward(ctx, work)
     }
 }
 
@@ -83,18 +130,6 @@ fn answer<F: Family>(
     }
     stats::count(reason);
     Ok(work.way)
-}
-
-#[inline(never)]
-fn parse<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
-    work.mtu = 0;
-    parse::frame(&Packet::of_xdp(&XdpContext::new(ctx)), &mut work.parsed)
-}
-
-/// Finds the packet's flow.
-#[inline(never)]
-fn find<F: Family>(work: &mut Work<F>) -> Known {
-    flow::find(work, Hook::Ingress)
 }
 
 /// Finds the listener of a packet that belongs to no flow, and whether it may
@@ -121,15 +156,30 @@ fn begin<F: Family>(work: &mut Work<F>) -> Result<(), DropReason> {
     Ok(())
 }
 
-#[inline(never)]
+#[inline(always)]
 fn account<F: Family>(work: &mut Work<F>) {
     fragment::remember(&work.parsed, work.now);
     stats::traffic(&work.flow, 1, u64::from(work.parsed.ip.length));
 }
 
-/// Rewrites the packet and sends it on to where its flow goes.
+/// Sends a packet that isn't steady.
 #[inline(never)]
 fn send<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+    leave(ctx, work)
+}
+
+#[inline(always)]
+fn leave<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+    if work.flow.is_dsr() {
+        encap::forward(ctx, work)
+    } else {
+        translate(ctx, work)
+    }
+}
+
+/// Rewrites a packet and sends it on to where its flow goes.
+#[inline(always)]
+fn translate<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
     let ctx = &XdpContext::new(ctx);
     let (parsed, flow) = (&work.parsed, &work.flow);
     if flow.is_local() {

@@ -132,8 +132,10 @@ fn index<F: Family>(destination: F) -> u32 {
     hash >> (u32::BITS - ROUTE_SLOTS.ilog2())
 }
 
-/// Asks the kernel. Gives the MTU of the way out.
-#[inline(always)]
+/// Asks the kernel. Gives the MTU of the way out. A function of its own: once a
+/// second for a destination is seldom, and its query would stand in the stack
+/// frame of every packet.
+#[inline(never)]
 fn ask<F: Family>(
     ctx: &XdpContext,
     tags: &Tags,

@@ -10,7 +10,7 @@ use lb_common::{flow::FlowEntry, listener::ListenerEntry, wire::Wide};
 
 use crate::{
     family::Family,
-    flow,
+    flow::{self, Glance},
     icmp::Quote,
     maps,
     parse::Parsed,
@@ -25,6 +25,8 @@ pub struct Work<F> {
     pub parsed: Parsed<F>,
     /// The flow that it belongs to.
     pub flow: FlowEntry<F>,
+    /// Whether there is one, at first sight.
+    pub glance: Glance,
     /// The listener that it begins one at.
     pub listener: ListenerEntry,
     /// The search for its target, if it begins one.

@@ -52,44 +52,41 @@ pub fn parse_quoted(packet: &Packet, network: usize) -> Result<Ip<Ipv6>, DropRea
     header.ip(packet, network, length as u16)
 }
 
-/// The fixed header, as words that lie in memory as on the wire.
-struct Header([u16; Ipv6Hdr::LEN / 2]);
+/// The fixed header, in words that lie in memory as on the wire.
+struct Header([u64; Ipv6Hdr::LEN / 8]);
 
 impl Header {
     #[inline(always)]
     fn read(packet: &Packet, network: usize) -> Result<Self, DropReason> {
-        let header = Self(packet.read_words(network).ok_or(DropReason::Truncated)?);
-        if header.word(0) >> 12 != 6 {
+        let header = Self(packet.read(network).ok_or(DropReason::Truncated)?);
+        if header.first() >> 60 != 6 {
             return Err(DropReason::BadIpHeader);
         }
         Ok(header)
     }
 
+    /// Version, traffic class, flow label, payload length, next header and hop
+    /// limit: 4, 8, 20, 16, 8 and 8 bits.
     #[inline(always)]
-    fn word(&self, index: usize) -> u16 {
-        u16::from_be(self.0[index])
+    fn first(&self) -> u64 {
+        u64::from_be(self.0[0])
     }
 
     /// Of the whole packet.
     #[inline(always)]
     fn length(&self) -> usize {
-        Ipv6Hdr::LEN + usize::from(self.word(2))
+        Ipv6Hdr::LEN + usize::from((self.first() >> 16) as u16)
     }
 
     #[inline(always)]
     fn address(&self, first: usize) -> Ipv6 {
-        let long = |at: usize| u32::from(self.0[at]) | u32::from(self.0[at + 1]) << 16;
-        Ipv6::from_words([
-            long(first),
-            long(first + 2),
-            long(first + 4),
-            long(first + 6),
-        ])
+        let [a, b] = [self.0[first], self.0[first + 1]];
+        Ipv6::from_words([a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32])
     }
 
     #[inline(always)]
     fn ip(&self, packet: &Packet, network: usize, length: u16) -> Result<Ip<Ipv6>, DropReason> {
-        let next = (self.word(3) >> 8) as u8;
+        let next = (self.first() >> 8) as u8;
         let mut chain = Chain {
             protocol: next,
             payload: network + Ipv6Hdr::LEN,
@@ -106,11 +103,11 @@ impl Header {
             return Err(DropReason::BadTotalLength);
         }
         Ok(Ip {
-            source: self.address(4),
-            destination: self.address(12),
+            source: self.address(1),
+            destination: self.address(3),
             protocol: chain.protocol,
-            type_of_service: (self.word(0) >> 4) as u8,
-            time_to_live: self.word(3) as u8,
+            type_of_service: (self.first() >> 52) as u8,
+            time_to_live: self.first() as u8,
             length,
             network: network as u16,
             payload: chain.payload as u16,
