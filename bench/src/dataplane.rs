@@ -57,11 +57,11 @@ pub struct Options {
 
 const ABOUT: &str = "Nanoseconds a packet, by `BPF_PROG_TEST_RUN` in a harness that restores the \
     packet before each repeat and tail-calls the unmodified program. A floor is a program in the \
-    same harness that does the least that anything with such an output must do. The time is that of \
-    the whole call by its packets: about 15 ns of every row, floors too, are the call's own. All cases run in \
-    turns, so that what else the machine does falls on all of them; the ratio is that of the \
-    minima. Each measurement checks the last packet's action and length and the program's own \
-    counters, which must say that every packet took the way that is meant.";
+    same harness that does the least that anything with such an output must do. The time is that \
+    of the whole call by its packets: about 15 ns of every row, floors too, are the call's own. \
+    All cases run in turns, so that what else the machine does falls on all of them; the ratio is \
+    that of the minima. Each measurement checks the last packet's action and length and the \
+    program's own counters, which must say that every packet took the way that is meant.";
 const AGAIN: &str = "`cargo xtask bench dataplane --record docs` repeats it, `--json FILE` gives \
     the rows to programs, and `cargo xtask bench --compare BASE` measures two commits in turns.";
 
