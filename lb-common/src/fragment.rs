@@ -12,7 +12,10 @@ pub struct FragmentKey<A> {
     pub destination: A,
     /// The identification, wire order: 16 bits for IPv4, 32 for IPv6.
     pub identification: u32,
-    pub protocol: u32,
+    pub protocol: u16,
+    /// Where they are met: a datagram that is handed to the kernel as it came is
+    /// met again when it goes out.
+    pub hook: u16,
 }
 
 /// The ports that the first fragment has, and when it came, in seconds of

@@ -85,7 +85,7 @@ fn parse<F: Family>(
 ) -> Result<(), DropReason> {
     work.look_at_the_clock();
     let packet = Packet::of_skb(&TcContext::new(skb));
-    parse::packet(&packet, network, &mut work.parsed)
+    parse::packet(&packet, network, Hook::Egress, &mut work.parsed)
 }
 
 #[inline(never)]
@@ -107,7 +107,7 @@ fn find<F: Family>(skb: *mut __sk_buff, work: &mut Work<F>) -> Result<(), DropRe
         Known::Over => return Err(DropReason::FlowReset),
         Known::Nothing => return Err(DropReason::NotOurs),
     }
-    fragment::remember(&work.parsed, work.now);
+    fragment::remember(&work.parsed, Hook::Egress, work.now);
     count(ctx, work);
     Ok(())
 }

@@ -11,7 +11,7 @@ use lb_common::{
 
 use crate::{
     family::Family,
-    flow::{forget, is_past, now},
+    flow::{Hook, forget, is_past, now},
     listener,
     parse::{Ip, Parsed, Part, transport::Header},
 };
@@ -20,10 +20,10 @@ use crate::{
 /// or has overtaken its first. To an address of xlb's own it can't be the
 /// host's; elsewhere the kernel gets it, as all that isn't ours.
 #[inline(always)]
-pub fn transport<F: Family>(ip: &Ip<F>) -> Result<Header, DropReason> {
+pub fn transport<F: Family>(ip: &Ip<F>, hook: Hook) -> Result<Header, DropReason> {
     // SAFETY: the entry is copied at once, and each of its fields stands for
     // itself.
-    if let Some(&entry) = unsafe { F::fragments().get(key(ip)) }
+    if let Some(&entry) = unsafe { F::fragments().get(key(ip, hook)) }
         && !is_past(now(), entry.second, FRAGMENT_SECONDS)
     {
         return Ok(Header {
@@ -41,35 +41,36 @@ pub fn transport<F: Family>(ip: &Ip<F>) -> Result<Header, DropReason> {
 /// A datagram begins: what an older one with its identification has left is
 /// void, also if this one isn't ours.
 #[inline(always)]
-pub fn begin<F: Family>(ip: &Ip<F>) {
-    forget(F::fragments().remove(key(ip)));
+pub fn begin<F: Family>(ip: &Ip<F>, hook: Hook) {
+    forget(F::fragments().remove(key(ip, hook)));
 }
 
 /// Leaves a first fragment's ports for those that follow.
 #[inline(always)]
-pub fn remember<F: Family>(parsed: &Parsed<F>, now: u32) {
+pub fn remember<F: Family>(parsed: &Parsed<F>, hook: Hook, now: u32) {
     if parsed.ip.fragment.part == Part::First {
-        leave_ports(parsed, now);
+        leave_ports(parsed, hook, now);
     }
 }
 
 #[inline(never)]
-fn leave_ports<F: Family>(parsed: &Parsed<F>, now: u32) {
+fn leave_ports<F: Family>(parsed: &Parsed<F>, hook: Hook, now: u32) {
     let entry = FragmentEntry {
         source_port: parsed.key.endpoints.source_port,
         destination_port: parsed.key.endpoints.destination_port,
         second: now,
     };
     // Without the entry the later ones are lost, which they can be anyway.
-    let _ = F::fragments().insert(key(&parsed.ip), entry, 0);
+    let _ = F::fragments().insert(key(&parsed.ip, hook), entry, 0);
 }
 
 #[inline(always)]
-fn key<F: Family>(ip: &Ip<F>) -> FragmentKey<F> {
+fn key<F: Family>(ip: &Ip<F>, hook: Hook) -> FragmentKey<F> {
     FragmentKey {
         source: ip.source,
         destination: ip.destination,
         identification: ip.fragment.identification,
-        protocol: u32::from(ip.protocol),
+        protocol: u16::from(ip.protocol),
+        hook: hook as u16,
     }
 }

@@ -17,6 +17,7 @@ use lb_common::{
 
 use crate::{
     family::Family,
+    flow::Hook,
     fragment,
     packet::{Packet, bounded},
 };
@@ -105,6 +106,7 @@ impl<A> Parsed<A> {
 pub fn packet<F: Family>(
     packet: &Packet,
     network: usize,
+    hook: Hook,
     parsed: &mut Parsed<F>,
 ) -> Result<(), DropReason> {
     // At once where it stays: put together elsewhere and copied in words, it
@@ -118,10 +120,10 @@ pub fn packet<F: Family>(
     };
     let transport = match ip.fragment.part {
         _ if ip.protocol == F::ICMP => none,
-        Part::Later => fragment::transport(ip)?,
+        Part::Later => fragment::transport(ip, hook)?,
         Part::First => {
             let transport = transport::parse(packet, ip)?;
-            fragment::begin(ip);
+            fragment::begin(ip, hook);
             transport
         }
         Part::Whole => transport::parse(packet, ip)?,

@@ -74,11 +74,8 @@ fn steady<F: Family>(
 ) -> Result<(), DropReason> {
     work.mtu = 0;
     work.glance = Glance::Nothing;
-    parse::packet(
-        &Packet::of_xdp(&XdpContext::new(ctx)),
-        network,
-        &mut work.parsed,
-    )?;
+    let packet = Packet::of_xdp(&XdpContext::new(ctx));
+    parse::packet(&packet, network, Hook::Ingress, &mut work.parsed)?;
     let is_icmp = work.parsed.ip.protocol == F::ICMP;
     if !is_icmp {
         filter::check(&work.parsed)?;
@@ -158,7 +155,7 @@ fn begin<F: Family>(work: &mut Work<F>) -> Result<(), DropReason> {
 
 #[inline(always)]
 fn account<F: Family>(work: &mut Work<F>) {
-    fragment::remember(&work.parsed, work.now);
+    fragment::remember(&work.parsed, Hook::Ingress, work.now);
     stats::traffic(&work.flow, 1, u64::from(work.parsed.ip.length));
 }
 

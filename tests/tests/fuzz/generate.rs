@@ -66,8 +66,16 @@ impl Generator {
         }
     }
 
-    /// Takes note of what a frame became.
+    /// Takes note of what a frame became. One that is handed to the kernel goes
+    /// out next.
     pub fn learn(&mut self, hook: Hook, input: &[u8], outcome: &Outcome) {
+        if let Verdict::Handoff(_, tags, _) = outcome.verdict {
+            let mut bytes = outcome.bytes.clone();
+            bytes.drain(12..12 + 4 * tags as usize);
+            if can_go_out(&bytes) {
+                self.next.push_front(Step::Packet(Hook::Out, bytes));
+            }
+        }
         let past = Past {
             hook,
             input: input.to_vec(),

@@ -101,8 +101,9 @@ impl From<DropReason> for Refusal {
     }
 }
 
-/// (source, destination, identification, protocol) of a datagram.
-type Datagram = (IpAddr, IpAddr, u32, u8);
+/// (source, destination, identification, protocol) of a datagram, and whether
+/// it is met where it goes out.
+type Datagram = (IpAddr, IpAddr, u32, u8, bool);
 
 #[derive(Default)]
 pub struct Model {
@@ -163,7 +164,7 @@ impl Model {
         interface: usize,
         bytes: &[u8],
     ) -> Result<Outcome, (Refusal, Option<View>)> {
-        let view = self.parse(bytes).map_err(|reason| (reason.into(), None))?;
+        let view = self.parse(bytes, false).map_err(|reason| (reason.into(), None))?;
         let result = if view.is_icmp() {
             self.icmp(interface, bytes, &view)
         } else {
@@ -173,18 +174,16 @@ impl Model {
     }
 
     /// Reads a frame; later fragments have their first one's ports.
-    fn parse(&mut self, bytes: &[u8]) -> Result<View, DropReason> {
+    fn parse(&mut self, bytes: &[u8], egress: bool) -> Result<View, DropReason> {
         let mut view = packet::parse(bytes)?;
-        if let (Part::First(id), false) = (view.part, view.is_icmp()) {
-            let key = &view.key;
-            let datagram = (key.source.0, key.destination.0, id, key.protocol);
-            self.fragments.remove(&datagram);
-        }
-        let (Part::Later(id), false) = (view.part, view.is_icmp()) else {
+        let Some(datagram) = datagram(&view, egress).filter(|_| !view.is_icmp()) else {
             return Ok(view);
         };
         let key = &mut view.key;
-        let datagram = (key.source.0, key.destination.0, id, key.protocol);
+        if let Part::First(_) = view.part {
+            self.fragments.remove(&datagram);
+            return Ok(view);
+        }
         match self.fragments.get(&datagram) {
             Some(&ports) => (key.source.1, key.destination.1) = ports,
             None if self.owns(key.destination.0) => return Err(DropReason::FragmentOrder),
@@ -204,7 +203,7 @@ impl Model {
             Some(flow) => flow,
             None => self.begin(bytes, view)?,
         };
-        self.account(view, &flow, view.ip_length());
+        self.account(view, false, &flow, view.ip_length());
         if flow.dsr {
             self.wrap(interface, bytes, view, &flow)
         } else {
@@ -212,11 +211,9 @@ impl Model {
         }
     }
 
-    fn account(&mut self, view: &View, flow: &Flow, length: usize) {
-        if let Part::First(id) = view.part {
-            let key = &view.key;
-            let datagram = (key.source.0, key.destination.0, id, key.protocol);
-            let ports = (key.source.1, key.destination.1);
+    fn account(&mut self, view: &View, egress: bool, flow: &Flow, length: usize) {
+        if let (Part::First(_), Some(datagram)) = (view.part, datagram(view, egress)) {
+            let ports = (view.key.source.1, view.key.destination.1);
             self.fragments.insert(datagram, ports);
         }
         let first = if flow.reply { 2 } else { 0 };
@@ -286,15 +283,25 @@ impl Model {
     }
 
     fn reply(&mut self, bytes: &[u8]) -> Result<Outcome, DropReason> {
-        let view = self.parse(bytes)?;
+        let view = self.parse(bytes, true)?;
         if view.is_icmp() {
             return self.icmp_out(bytes, &view);
         }
         let flow = self.find_flow(&view, true)?.ok_or(DropReason::NotOurs)?;
         // What the device sends, padding too.
-        self.account(&view, &flow, bytes.len() - view.ip);
+        self.account(&view, true, &flow, bytes.len() - view.ip);
         Ok(self.restore(bytes, &view, &flow))
     }
+}
+
+/// The datagram that a fragment is of.
+fn datagram(view: &View, egress: bool) -> Option<Datagram> {
+    let id = match view.part {
+        Part::Whole => return None,
+        Part::First(id) | Part::Later(id) => id,
+    };
+    let key = &view.key;
+    Some((key.source.0, key.destination.0, id, key.protocol, egress))
 }
 
 fn generation(target: &lb_common::target::TargetEntry) -> u32 {

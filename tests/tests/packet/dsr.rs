@@ -182,6 +182,35 @@ fn later_fragments_follow() {
     }
 }
 
+/// What is handed over to the kernel as it came is met again by the program on
+/// egress, which leaves it and what ingress knows of it alone.
+#[test]
+fn later_fragments_are_handed_over_like_the_first() {
+    let mut lab = Lab::new();
+    lab.interface(lab.eth1, 0, &[]);
+    let handoff = Verdict::Handoff(lab.eth1, 0);
+    for tunnel in Tunnel::all() {
+        if tunnel.encapsulation != Encapsulation::None {
+            continue;
+        }
+        tunnel.set(&mut lab, |_| {});
+        let whole = tunnel.request(0, SYN).with(|f| f.payload = (0..90).collect());
+        for (n, piece) in whole.split(40).into_iter().enumerate() {
+            let counts = match n {
+                0 => Counts::new_flow(tunnel.ids(), &piece),
+                _ => Counts::forward(tunnel.ids(), &piece),
+            };
+            let varying = tunnel.varying(&piece.bytes(), 0);
+            let sent = tunnel.sent_by(&piece, &varying, piece.macs);
+            let (what, hook) = (tunnel.what(), Hook::Eth0);
+            lab.check(&rewritten(what, hook, &piece, handoff, &sent, counts));
+            let (what, bytes) = (tunnel.what(), sent.bytes());
+            let counts = Counts::none();
+            lab.check(&untouched(what, Hook::Egress, bytes, Verdict::Pass, counts));
+        }
+    }
+}
+
 /// About a packet from the target to a client: only the target knows it.
 #[test]
 fn icmp_errors_reach_the_target_as_they_came() {
