@@ -18,14 +18,21 @@ pub struct FragmentKey<A> {
     pub hook: u16,
 }
 
-/// The ports that the first fragment has, and when it came, in seconds of
-/// CLOCK_MONOTONIC.
+/// What the first fragment says.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct FragmentEntry {
     pub source_port: Be16,
     pub destination_port: Be16,
+    /// When it came, in seconds of CLOCK_MONOTONIC.
     pub second: u32,
+    /// [`FragmentEntry::NOT_OURS`] if it was passed.
+    pub protocol: u32,
+}
+
+impl FragmentEntry {
+    /// No transport protocol's number.
+    pub const NOT_OURS: u32 = 0;
 }
 
 crate::map_value!(FragmentKey<Ipv4>, FragmentKey<Ipv6>, FragmentEntry);

@@ -16,7 +16,7 @@ mod tests {
         assert_eq!(size_of::<FlowEntry6>(), 52);
         assert_eq!(size_of::<FragmentKey<Ipv4>>(), 16);
         assert_eq!(size_of::<FragmentKey<Ipv6>>(), 40);
-        assert_eq!(size_of::<FragmentEntry>(), 8);
+        assert_eq!(size_of::<FragmentEntry>(), 12);
         assert_eq!(size_of::<SourceKey<Ipv4>>(), 8);
         assert_eq!(size_of::<SourceKey<Ipv6>>(), 20);
         assert_eq!(size_of::<ListenerKey4>(), 8);

@@ -17,8 +17,8 @@ use crate::{
 };
 
 /// What the first fragment said. A later one that has none is the host's own
-/// or has overtaken its first. To an address of xlb's own it can't be the
-/// host's; elsewhere the kernel gets it, as all that isn't ours.
+/// or has overtaken its first. If it comes in for an address of xlb's own it
+/// can't be the host's; else the kernel gets it, as all that isn't ours.
 #[inline(always)]
 pub fn transport<F: Family>(ip: &Ip<F>, hook: Hook) -> Result<Header, DropReason> {
     // SAFETY: the entry is copied at once, and each of its fields stands for
@@ -26,16 +26,20 @@ pub fn transport<F: Family>(ip: &Ip<F>, hook: Hook) -> Result<Header, DropReason
     if let Some(&entry) = unsafe { F::fragments().get(key(ip, hook)) }
         && !is_past(now(), entry.second, FRAGMENT_SECONDS)
     {
+        if entry.protocol == FragmentEntry::NOT_OURS {
+            return Err(DropReason::Fragment);
+        }
         return Ok(Header {
             source_port: entry.source_port,
             destination_port: entry.destination_port,
             flags: Flags(0),
         });
     }
-    Err(match listener::vip(&ip.destination) {
-        Some(vip) if vip.has(VipEntry::OWNED) => DropReason::FragmentOrder,
-        _ => DropReason::Fragment,
-    })
+    if hook == Hook::Ingress && is_to_own(ip) {
+        Err(DropReason::FragmentOrder)
+    } else {
+        Err(DropReason::Fragment)
+    }
 }
 
 /// A datagram begins: what an older one with its identification has left is
@@ -59,9 +63,31 @@ fn leave_ports<F: Family>(parsed: &Parsed<F>, hook: Hook, now: u32) {
         source_port: parsed.key.endpoints.source_port,
         destination_port: parsed.key.endpoints.destination_port,
         second: now,
+        protocol: u32::from(parsed.ip.protocol),
     };
     // Without the entry the later ones are lost, which they can be anyway.
     let _ = F::fragments().insert(key(&parsed.ip, hook), entry, 0);
+}
+
+/// Leaves word that a first fragment which comes in isn't ours, where those that
+/// follow it would else be dropped.
+#[inline(never)]
+pub fn pass<F: Family>(ip: &Ip<F>) {
+    if ip.fragment.part != Part::First || !is_to_own(ip) {
+        return;
+    }
+    let entry = FragmentEntry {
+        second: now(),
+        protocol: FragmentEntry::NOT_OURS,
+        ..FragmentEntry::default()
+    };
+    let _ = F::fragments().insert(key(ip, Hook::Ingress), entry, 0);
+}
+
+/// Whether the destination is an address that only xlb has.
+#[inline(always)]
+fn is_to_own<F: Family>(ip: &Ip<F>) -> bool {
+    listener::vip(&ip.destination).is_some_and(|vip| vip.has(VipEntry::OWNED))
 }
 
 #[inline(always)]

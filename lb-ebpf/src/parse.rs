@@ -122,9 +122,12 @@ pub fn packet<F: Family>(
         _ if ip.protocol == F::ICMP => none,
         Part::Later => fragment::transport(ip, hook)?,
         Part::First => {
-            let transport = transport::parse(packet, ip)?;
             fragment::begin(ip, hook);
-            transport
+            let transport = transport::parse(packet, ip);
+            if hook == Hook::Ingress && transport.is_err() {
+                fragment::pass(ip);
+            }
+            transport?
         }
         Part::Whole => transport::parse(packet, ip)?,
     };

@@ -133,8 +133,10 @@ fn answer<F: Family>(
 /// begin one.
 #[inline(never)]
 fn admit<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
-    work.listener = listener::find(&work.parsed.key)?;
-    link::check_destination(&Packet::of_xdp(&XdpContext::new(ctx)))?;
+    let packet = Packet::of_xdp(&XdpContext::new(ctx));
+    let listener = listener::find(&work.parsed.key)
+        .and_then(|listener| link::check_destination(&packet).map(|()| listener));
+    work.listener = listener.inspect_err(|_| fragment::pass(&work.parsed.ip))?;
     security_group::check(&work.listener, work.parsed.ip.source)?;
     limit::admit(&work.listener, work.parsed.ip.source, work.now)
 }

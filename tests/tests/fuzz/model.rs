@@ -115,7 +115,8 @@ pub struct Model {
     pub counts: Counts,
     /// Seconds.
     pub now: u32,
-    fragments: HashMap<Datagram, (u16, u16)>,
+    /// A first fragment's ports, unless it wasn't ours.
+    fragments: HashMap<Datagram, Option<(u16, u16)>>,
     windows: HashMap<Window, (u32, u32)>,
 }
 
@@ -175,21 +176,35 @@ impl Model {
 
     /// Reads a frame; later fragments have their first one's ports.
     fn parse(&mut self, bytes: &[u8], egress: bool) -> Result<View, DropReason> {
-        let mut view = packet::parse(bytes)?;
+        let mut view = packet::network(bytes)?;
+        let read = packet::transport(bytes, &mut view);
         let Some(datagram) = datagram(&view, egress).filter(|_| !view.is_icmp()) else {
-            return Ok(view);
+            return read.map(|()| view);
         };
         let key = &mut view.key;
         if let Part::First(_) = view.part {
             self.fragments.remove(&datagram);
-            return Ok(view);
+            if read.is_err() && !egress {
+                self.pass(&view);
+            }
+            return read.map(|()| view);
         }
+        let is_to_own = !egress && self.owns(key.destination.0);
         match self.fragments.get(&datagram) {
-            Some(&ports) => (key.source.1, key.destination.1) = ports,
-            None if self.owns(key.destination.0) => return Err(DropReason::FragmentOrder),
-            None => return Err(DropReason::Fragment),
+            Some(&Some(ports)) => (key.source.1, key.destination.1) = ports,
+            None if is_to_own => return Err(DropReason::FragmentOrder),
+            Some(None) | None => return Err(DropReason::Fragment),
         }
         Ok(view)
+    }
+
+    /// A first fragment that comes in isn't ours, and so are those that follow.
+    fn pass(&mut self, view: &View) {
+        if let (Part::First(_), Some(datagram)) = (view.part, datagram(view, false))
+            && self.owns(view.key.destination.0)
+        {
+            self.fragments.insert(datagram, None);
+        }
     }
 
     /// Whether only xlb has the address.
@@ -214,7 +229,7 @@ impl Model {
     fn account(&mut self, view: &View, egress: bool, flow: &Flow, length: usize) {
         if let (Part::First(_), Some(datagram)) = (view.part, datagram(view, egress)) {
             let ports = (view.key.source.1, view.key.destination.1);
-            self.fragments.insert(datagram, ports);
+            self.fragments.insert(datagram, Some(ports));
         }
         let first = if flow.reply { 2 } else { 0 };
         self.counts.traffic(flow, |traffic| {
@@ -225,10 +240,11 @@ impl Model {
 
     /// A flow begins, if it may.
     fn begin(&mut self, bytes: &[u8], view: &View) -> Result<Flow, Refusal> {
-        let listener = self.listener(view).ok_or(DropReason::NotOurs)?;
-        if !self.is_to_this_host(bytes) {
+        let listener = self.listener(view);
+        let Some(listener) = listener.filter(|_| self.is_to_this_host(bytes)) else {
+            self.pass(view);
             return Err(DropReason::NotOurs.into());
-        }
+        };
         self.check_security(&listener, view.key.source.0)?;
         self.check_limits(&listener, view.key.source.0)?;
         let flow = self.select(&listener, view)?;

@@ -85,6 +85,13 @@ pub fn long(bytes: &[u8], at: usize) -> u32 {
 
 /// Reads a frame.
 pub fn parse(bytes: &[u8]) -> Result<View, DropReason> {
+    let mut view = network(bytes)?;
+    transport(bytes, &mut view)?;
+    Ok(view)
+}
+
+/// Reads a frame's IP header.
+pub fn network(bytes: &[u8]) -> Result<View, DropReason> {
     let (tags, ip, ethernet_type) = ethernet(bytes)?;
     let mut view = match ethernet_type {
         0x0800 => ipv4(bytes, ip)?,
@@ -92,19 +99,12 @@ pub fn parse(bytes: &[u8]) -> Result<View, DropReason> {
         _ => return Err(DropReason::NotIp),
     };
     view.tags = tags;
-    transport(bytes, &mut view)?;
     Ok(view)
 }
 
 /// Reads a frame that may carry another packet too.
 pub fn parse_any(bytes: &[u8]) -> Option<View> {
-    let (tags, ip, ethernet_type) = ethernet(bytes).ok()?;
-    let mut view = match ethernet_type {
-        0x0800 => ipv4(bytes, ip).ok()?,
-        0x86DD => ipv6(bytes, ip).ok()?,
-        _ => return None,
-    };
-    view.tags = tags;
+    let mut view = network(bytes).ok()?;
     match transport(bytes, &mut view) {
         Ok(()) => Some(view),
         Err(_) => matches!(view.key.protocol, 4 | 41).then_some(view),
@@ -262,7 +262,8 @@ fn extensions(bytes: &[u8], view: &mut View) -> Result<(), DropReason> {
     Ok(())
 }
 
-fn transport(bytes: &[u8], view: &mut View) -> Result<(), DropReason> {
+/// Reads what stands behind it.
+pub fn transport(bytes: &[u8], view: &mut View) -> Result<(), DropReason> {
     let (at, room) = (view.transport, view.end - view.transport);
     let icmp = if view.is_v6() { ICMP6 } else { ICMP };
     match view.key.protocol {

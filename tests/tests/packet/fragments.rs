@@ -1,12 +1,12 @@
 //! Fragments: the first finds or begins the flow, the later ones follow it.
 
-use lb_common::{counters::DropReason, listener::VipEntry};
+use lb_common::{counters::DropReason, limits::NO_TARGET, listener::VipEntry};
 use lb_user::reconcile::Change;
 
 use super::{
     builder::{ACK, DESTINATION_OPTIONS, Frame, HOP_BY_HOP, SYN, Transport, options, transport},
     ends::{Ends, Mode},
-    lab::{Hook, Lab, Verdict},
+    lab::{Hook, Lab, TABLE_SIZE, Verdict},
     net::{NETS, V6},
     step::{Counts, untouched},
 };
@@ -111,6 +111,68 @@ fn an_identification_that_is_used_again() {
             let (hook, bytes) = (Hook::Eth0, piece.bytes());
             lab.check(&untouched(net.name, hook, bytes, Verdict::Pass, counts));
         }
+    }
+}
+
+/// At an address that only xlb has: what follows a first fragment that was
+/// passed is passed, and what follows one that was dropped is dropped.
+#[test]
+fn one_whose_first_was_not_ours() {
+    type Edit = fn(&mut Frame);
+    let cases: [(&str, Edit, usize, DropReason); 4] = [
+        ("no listener", |f| f.destination.1 += 1, 40, DropReason::NotOurs),
+        ("to another host", |f| f.macs.1[5] = 9, 40, DropReason::NotOurs),
+        (
+            "neither TCP nor UDP",
+            |f| f.transport = Transport::Other(132),
+            40,
+            DropReason::OtherProtocol,
+        ),
+        ("half a header", |_| {}, 16, DropReason::BadTcpHeader),
+    ];
+    let mut lab = Lab::new();
+    for net in NETS {
+        let ends = Ends::new(net, Mode::SourceNat, false, 0);
+        let flags = VipEntry::OWNED;
+        lab.apply(Change::SetVip(ends.vip.0, VipEntry { flags }));
+        let mut check = |what, piece: &Frame, verdict, reason| {
+            let what = format!("{what}, {}", net.name);
+            let (hook, counts) = (Hook::Eth0, Counts::reason(reason));
+            lab.check(&untouched(what, hook, piece.bytes(), verdict, counts));
+        };
+        for (n, (what, edit, at, reason)) in (300..).zip(cases) {
+            let whole = request(&ends, SYN).with(|f| f.identification = n).with(edit);
+            let [first, last] = whole.split(at);
+            check(what, &first, Verdict::Pass, reason);
+            check(what, &last, Verdict::Pass, DropReason::Fragment);
+        }
+    }
+    for net in NETS {
+        let ends = Ends::new(net, Mode::SourceNat, false, 0);
+        let (group, slots) = (ends.id, vec![NO_TARGET; TABLE_SIZE as usize]);
+        lab.apply(Change::CreateTable { group, slots });
+        // The identification of one that was passed.
+        let whole = request(&ends, SYN).with(|f| f.identification = 300);
+        let reasons = [DropReason::NoTarget, DropReason::FragmentOrder];
+        for (piece, reason) in whole.split(40).into_iter().zip(reasons) {
+            let (hook, bytes) = (Hook::Eth0, piece.bytes());
+            let counts = Counts::reason(reason);
+            lab.check(&untouched(net.name, hook, bytes, Verdict::Drop, counts));
+        }
+    }
+}
+
+/// What goes out is the host's own or forwarded, wherever it goes to.
+#[test]
+fn a_later_fragment_that_goes_out_to_an_address_of_xlbs_own() {
+    let mut lab = Lab::new();
+    for ends in Ends::all(0).filter(|ends| ends.mode == Mode::SourceNat) {
+        let flags = VipEntry::OWNED;
+        lab.apply(Change::SetVip(ends.vip.0, VipEntry { flags }));
+        let [_, last] = request(&ends, SYN).split(40);
+        let (hook, bytes) = (Hook::Egress, last.bytes());
+        let counts = Counts::none();
+        lab.check(&untouched(ends.what(), hook, bytes, Verdict::Pass, counts));
     }
 }
 
