@@ -12,6 +12,9 @@ pub struct FragmentKey<A> {
     pub destination: A,
     /// The identification, wire order: 16 bits for IPv4, 32 for IPv6.
     pub identification: u32,
+    /// IPv4's (RFC 791, section 3.2). 0 for IPv6, where only the first fragment
+    /// says it for sure: the later ones name the header that follows theirs,
+    /// which may be an extension (RFC 8200, section 4.5).
     pub protocol: u16,
     /// Where they are met: a datagram that is handed to the kernel as it came is
     /// met again when it goes out.
@@ -26,7 +29,7 @@ pub struct FragmentEntry {
     pub destination_port: Be16,
     /// When it came, in seconds of CLOCK_MONOTONIC.
     pub second: u32,
-    /// [`FragmentEntry::NOT_OURS`] if it was passed.
+    /// Of the datagram; [`FragmentEntry::NOT_OURS`] if it was passed.
     pub protocol: u32,
 }
 

@@ -38,6 +38,8 @@ pub trait Family: Address + 'static {
     const UNREACHABLE: [u8; 2];
     /// Whether its ICMP's checksum covers the addresses.
     const ICMP_PSEUDO_HEADER: bool;
+    /// Whether datagrams of two protocols may have the same identification.
+    const PROTOCOL_IDENTIFIES: bool;
 
     fn established() -> &'static maps::Established<Self>;
     fn half_open() -> &'static maps::HalfOpen<Self>;
@@ -166,6 +168,7 @@ impl Family for Ipv4 {
     const TOO_BIG: [u8; 2] = [3, 4];
     const UNREACHABLE: [u8; 2] = [3, 1];
     const ICMP_PSEUDO_HEADER: bool = false;
+    const PROTOCOL_IDENTIFIES: bool = true;
 
     maps!(ESTABLISHED_V4 HALF_OPEN_V4 FRAGMENTS_V4 VIPS_V4 LISTENERS_V4 LISTENER_RANGES_V4
         SECURITY_V4);
@@ -284,6 +287,7 @@ impl Family for Ipv6 {
     const TOO_BIG: [u8; 2] = [2, 0];
     const UNREACHABLE: [u8; 2] = [1, 3];
     const ICMP_PSEUDO_HEADER: bool = true;
+    const PROTOCOL_IDENTIFIES: bool = false;
 
     maps!(ESTABLISHED_V6 HALF_OPEN_V6 FRAGMENTS_V6 VIPS_V6 LISTENERS_V6 LISTENER_RANGES_V6
         SECURITY_V6);

@@ -16,11 +16,12 @@ use crate::{
     parse::{Ip, Parsed, Part, transport::Header},
 };
 
-/// What the first fragment said. A later one that has none is the host's own
-/// or has overtaken its first. If it comes in for an address of xlb's own it
-/// can't be the host's; else the kernel gets it, as all that isn't ours.
+/// What the first fragment said, the protocol too. A later one that has none is
+/// the host's own or has overtaken its first. If it comes in for an address of
+/// xlb's own it can't be the host's; else the kernel gets it, as all that isn't
+/// ours, and as ICMP always.
 #[inline(always)]
-pub fn transport<F: Family>(ip: &Ip<F>, hook: Hook) -> Result<Header, DropReason> {
+pub fn transport<F: Family>(ip: &mut Ip<F>, hook: Hook) -> Result<Header, DropReason> {
     // SAFETY: the entry is copied at once, and each of its fields stands for
     // itself.
     if let Some(&entry) = unsafe { F::fragments().get(key(ip, hook)) }
@@ -29,13 +30,14 @@ pub fn transport<F: Family>(ip: &Ip<F>, hook: Hook) -> Result<Header, DropReason
         if entry.protocol == FragmentEntry::NOT_OURS {
             return Err(DropReason::Fragment);
         }
+        ip.protocol = entry.protocol as u8;
         return Ok(Header {
             source_port: entry.source_port,
             destination_port: entry.destination_port,
             flags: Flags(0),
         });
     }
-    if hook == Hook::Ingress && is_to_own(ip) {
+    if hook == Hook::Ingress && ip.protocol != F::ICMP && is_to_own(ip) {
         Err(DropReason::FragmentOrder)
     } else {
         Err(DropReason::Fragment)
@@ -96,7 +98,10 @@ fn key<F: Family>(ip: &Ip<F>, hook: Hook) -> FragmentKey<F> {
         source: ip.source,
         destination: ip.destination,
         identification: ip.fragment.identification,
-        protocol: u16::from(ip.protocol),
+        protocol: match F::PROTOCOL_IDENTIFIES {
+            true => u16::from(ip.protocol),
+            false => 0,
+        },
         hook: hook as u16,
     }
 }

@@ -112,24 +112,18 @@ pub fn packet<F: Family>(
     // At once where it stays: put together elsewhere and copied in words, it
     // would wait for the CPU's store buffer.
     parsed.ip = F::parse(packet, bounded(network))?;
-    let ip = &parsed.ip;
-    let none = transport::Header {
-        source_port: Be16::new(0),
-        destination_port: Be16::new(0),
-        flags: Flags(0),
-    };
+    let ip = &mut parsed.ip;
     let transport = match ip.fragment.part {
-        _ if ip.protocol == F::ICMP => none,
-        Part::Later => fragment::transport(ip, hook)?,
+        Part::Whole => transport(packet, ip)?,
         Part::First => {
             fragment::begin(ip, hook);
-            let transport = transport::parse(packet, ip);
-            if hook == Hook::Ingress && transport.is_err() {
+            let transport = transport(packet, ip);
+            if hook == Hook::Ingress && (transport.is_err() || ip.protocol == F::ICMP) {
                 fragment::pass(ip);
             }
             transport?
         }
-        Part::Whole => transport::parse(packet, ip)?,
+        Part::Later => fragment::transport(ip, hook)?,
     };
     let endpoints = Endpoints {
         source: ip.source,
@@ -140,4 +134,16 @@ pub fn packet<F: Family>(
     F::write_key(&mut parsed.key, &endpoints, ip.protocol);
     parsed.flags = transport.flags;
     Ok(())
+}
+
+#[inline(always)]
+fn transport<F: Family>(packet: &Packet, ip: &Ip<F>) -> Result<transport::Header, DropReason> {
+    if ip.protocol != F::ICMP {
+        return transport::parse(packet, ip);
+    }
+    Ok(transport::Header {
+        source_port: Be16::new(0),
+        destination_port: Be16::new(0),
+        flags: Flags(0),
+    })
 }

@@ -34,6 +34,8 @@ pub struct Spec {
     pub options: usize,
     /// IPv6 extension headers, each with a number of further 8 bytes.
     pub extensions: Vec<(u8, u8)>,
+    /// Those that belong to what is fragmented.
+    pub inner_extensions: Vec<(u8, u8)>,
     pub payload: Vec<u8>,
     /// Bytes behind the IP packet.
     pub padding: usize,
@@ -50,14 +52,15 @@ impl Spec {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = self.packet(&self.segment(), None);
+        let segment = [self.inner_chain(), self.segment()].concat();
+        let mut bytes = self.packet(&segment, None);
         bytes.extend(std::iter::repeat_n(0xEE, self.padding));
         bytes
     }
 
     /// The datagram in pieces of at most `size` bytes, a multiple of 8.
     pub fn fragments(&self, size: usize) -> Vec<Vec<u8>> {
-        let segment = self.segment();
+        let segment = [self.inner_chain(), self.segment()].concat();
         let pieces = segment.chunks(size).enumerate();
         pieces
             .map(|(index, piece)| {
@@ -157,13 +160,7 @@ impl Spec {
     }
 
     fn ipv6(&self, length: usize, fragment: Option<(u16, bool)>) -> Vec<u8> {
-        let mut headers: Vec<(u8, Vec<u8>)> = Vec::new();
-        for &(kind, eights) in &self.extensions {
-            let mut body = vec![0; 8 + 8 * usize::from(eights)];
-            // One long pad option.
-            (body[1], body[2], body[3]) = (eights, 1, (body.len() - 4) as u8);
-            headers.push((kind, body));
-        }
+        let mut headers = options(&self.extensions);
         if let Some((offset, more)) = fragment {
             let bits = offset << 3 | u16::from(more);
             let mut body = vec![0, 0];
@@ -173,7 +170,9 @@ impl Spec {
         }
         let added: usize = headers.iter().map(|(_, body)| body.len()).sum();
         let kinds: Vec<u8> = headers.iter().map(|(kind, _)| *kind).collect();
-        let next = |index: usize| kinds.get(index).copied().unwrap_or(self.protocol());
+        let last = self.inner_extensions.first();
+        let last = last.map_or(self.protocol(), |(kind, _)| *kind);
+        let next = |index: usize| kinds.get(index).copied().unwrap_or(last);
         let first: u32 = 6 << 28 | u32::from(self.traffic_class) << 20 | 0x12345;
         let mut bytes = first.to_be_bytes().to_vec();
         bytes.extend(((added + length) as u16).to_be_bytes());
@@ -186,4 +185,25 @@ impl Spec {
         }
         bytes
     }
+
+    fn inner_chain(&self) -> Vec<u8> {
+        let kinds = self.inner_extensions.iter().map(|(kind, _)| *kind);
+        let next = kinds.skip(1).chain([self.protocol()]);
+        let mut bytes = Vec::new();
+        for ((_, mut body), next) in options(&self.inner_extensions).into_iter().zip(next) {
+            body[0] = next;
+            bytes.extend(body);
+        }
+        bytes
+    }
+}
+
+/// Extension headers, with one long pad option each.
+fn options(extensions: &[(u8, u8)]) -> Vec<(u8, Vec<u8>)> {
+    let header = |&(kind, eights): &(u8, u8)| {
+        let mut body = vec![0; 8 + 8 * usize::from(eights)];
+        (body[1], body[2], body[3]) = (eights, 1, (body.len() - 4) as u8);
+        (kind, body)
+    };
+    extensions.iter().map(header).collect()
 }

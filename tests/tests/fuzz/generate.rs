@@ -183,6 +183,7 @@ impl Generator {
                 0
             },
             extensions: Vec::new(),
+            inner_extensions: Vec::new(),
             payload: payload(random),
             padding: if random.one_in(10) {
                 random.below(20)
@@ -232,6 +233,13 @@ impl Generator {
         let v6 = self.random.one_in(2);
         let mut spec = self.dressed(v6);
         spec.payload.resize(40 + self.random.below(300), 7);
+        if v6 && self.random.one_in(3) {
+            let eights = self.random.below(3) as u8;
+            spec.inner_extensions = vec![(60, eights)];
+        }
+        if self.random.one_in(8) {
+            spec.body = Body::Icmp(if v6 { 128 } else { 8 }, 0, 1);
+        }
         let size = 8 * (3 + self.random.below(12));
         let mut pieces = spec.fragments(size);
         if self.random.one_in(3) {

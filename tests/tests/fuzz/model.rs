@@ -101,9 +101,9 @@ impl From<DropReason> for Refusal {
     }
 }
 
-/// (source, destination, identification, protocol) of a datagram, and whether
-/// it is met where it goes out.
-type Datagram = (IpAddr, IpAddr, u32, u8, bool);
+/// (source, destination, identification) of a datagram, IPv4's protocol, and
+/// whether it is met where it goes out.
+type Datagram = (IpAddr, IpAddr, u32, Option<u8>, bool);
 
 #[derive(Default)]
 pub struct Model {
@@ -115,8 +115,8 @@ pub struct Model {
     pub counts: Counts,
     /// Seconds.
     pub now: u32,
-    /// A first fragment's ports, unless it wasn't ours.
-    fragments: HashMap<Datagram, Option<(u16, u16)>>,
+    /// A first fragment's ports and protocol, unless it wasn't ours.
+    fragments: HashMap<Datagram, Option<(u16, u16, u8)>>,
     windows: HashMap<Window, (u32, u32)>,
 }
 
@@ -165,7 +165,9 @@ impl Model {
         interface: usize,
         bytes: &[u8],
     ) -> Result<Outcome, (Refusal, Option<View>)> {
-        let view = self.parse(bytes, false).map_err(|reason| (reason.into(), None))?;
+        let view = self
+            .parse(bytes, false)
+            .map_err(|reason| (reason.into(), None))?;
         let result = if view.is_icmp() {
             self.icmp(interface, bytes, &view)
         } else {
@@ -178,20 +180,20 @@ impl Model {
     fn parse(&mut self, bytes: &[u8], egress: bool) -> Result<View, DropReason> {
         let mut view = packet::network(bytes)?;
         let read = packet::transport(bytes, &mut view);
-        let Some(datagram) = datagram(&view, egress).filter(|_| !view.is_icmp()) else {
+        let Some(datagram) = datagram(&view, egress) else {
             return read.map(|()| view);
         };
-        let key = &mut view.key;
         if let Part::First(_) = view.part {
             self.fragments.remove(&datagram);
-            if read.is_err() && !egress {
+            if (read.is_err() || view.is_icmp()) && !egress {
                 self.pass(&view);
             }
             return read.map(|()| view);
         }
-        let is_to_own = !egress && self.owns(key.destination.0);
+        let is_to_own = !egress && !view.is_icmp() && self.owns(view.key.destination.0);
+        let key = &mut view.key;
         match self.fragments.get(&datagram) {
-            Some(&Some(ports)) => (key.source.1, key.destination.1) = ports,
+            Some(&Some(first)) => (key.source.1, key.destination.1, key.protocol) = first,
             None if is_to_own => return Err(DropReason::FragmentOrder),
             Some(None) | None => return Err(DropReason::Fragment),
         }
@@ -228,8 +230,9 @@ impl Model {
 
     fn account(&mut self, view: &View, egress: bool, flow: &Flow, length: usize) {
         if let (Part::First(_), Some(datagram)) = (view.part, datagram(view, egress)) {
-            let ports = (view.key.source.1, view.key.destination.1);
-            self.fragments.insert(datagram, Some(ports));
+            let key = &view.key;
+            let first = (key.source.1, key.destination.1, key.protocol);
+            self.fragments.insert(datagram, Some(first));
         }
         let first = if flow.reply { 2 } else { 0 };
         self.counts.traffic(flow, |traffic| {
@@ -317,7 +320,8 @@ fn datagram(view: &View, egress: bool) -> Option<Datagram> {
         Part::First(id) | Part::Later(id) => id,
     };
     let key = &view.key;
-    Some((key.source.0, key.destination.0, id, key.protocol, egress))
+    let protocol = (!view.is_v6()).then_some(key.protocol);
+    Some((key.source.0, key.destination.0, id, protocol, egress))
 }
 
 fn generation(target: &lb_common::target::TargetEntry) -> u32 {

@@ -37,7 +37,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    fn number(self, v6: bool) -> u8 {
+    pub fn number(self, v6: bool) -> u8 {
         match self {
             Self::Tcp(_) => 6,
             Self::Udp | Self::UdpUnchecked => 17,
@@ -78,6 +78,8 @@ pub struct Frame {
     /// IPv6 extension headers, a multiple of eight bytes each; their first
     /// byte, what follows them, is filled in.
     pub extensions: Vec<(u8, Vec<u8>)>,
+    /// Those that belong to what is split into fragments.
+    pub inner_extensions: Vec<(u8, Vec<u8>)>,
     /// If the frame is a fragment: its bytes of the datagram, and whether more
     /// follow.
     pub piece: Option<(Range<usize>, bool)>,
@@ -105,6 +107,7 @@ impl Frame {
             flow_label: 0,
             options: Vec::new(),
             extensions: Vec::new(),
+            inner_extensions: Vec::new(),
             piece: None,
             numbers: (0x0102_0304, 0x0506_0708, 0x1000),
             tcp_options: Vec::new(),
@@ -194,19 +197,13 @@ impl Frame {
             let offset = range.start as u16 | u16::from(*more);
             extensions.push((FRAGMENT, fragment_header(offset, self.identification)));
         }
-        let last = self.transport.number(true);
-        let kinds: Vec<u8> = extensions.iter().map(|(kind, _)| *kind).collect();
-        let next = |index: usize| kinds.get(index).copied().unwrap_or(last);
-        let mut chain = Vec::new();
-        for (index, (_, header)) in extensions.iter().enumerate() {
-            chain.push(next(index + 1));
-            chain.extend_from_slice(&header[1..]);
-        }
+        let (inner, _) = chain(&self.inner_extensions, self.transport.number(true));
+        let (first, chain) = chain(&extensions, inner);
         let ip = Ipv6Header {
             traffic_class: self.type_of_service,
             flow_label: self.flow_label.try_into().unwrap(),
             payload_length: (chain.len() + length) as u16,
-            next_header: IpNumber(next(0)),
+            next_header: IpNumber(first),
             hop_limit: self.time_to_live,
             source,
             destination,
@@ -218,7 +215,11 @@ impl Frame {
 
     /// What the IP packet carries, of all fragments.
     fn datagram(&self) -> Vec<u8> {
-        let mut bytes = match self.transport {
+        let mut bytes = match self.source.0.is_ipv6() {
+            true => chain(&self.inner_extensions, self.transport.number(true)).1,
+            false => Vec::new(),
+        };
+        bytes.extend(match self.transport {
             Transport::Tcp(flags) => self.tcp(flags),
             Transport::Udp => self.udp(),
             Transport::UdpUnchecked => {
@@ -228,7 +229,7 @@ impl Frame {
             }
             Transport::Icmp(kind, code, rest) => self.icmp(kind, code, rest),
             Transport::Other(_) => Vec::new(),
-        };
+        });
         bytes.extend_from_slice(&self.payload);
         bytes
     }
@@ -296,6 +297,18 @@ impl Frame {
         change(&mut self);
         self
     }
+}
+
+/// Extension headers in front of `last`: what begins them, and their bytes.
+fn chain(extensions: &[(u8, Vec<u8>)], last: u8) -> (u8, Vec<u8>) {
+    let kinds: Vec<u8> = extensions.iter().map(|(kind, _)| *kind).collect();
+    let next = |index: usize| kinds.get(index).copied().unwrap_or(last);
+    let mut bytes = Vec::new();
+    for (index, (_, header)) in extensions.iter().enumerate() {
+        bytes.push(next(index + 1));
+        bytes.extend_from_slice(&header[1..]);
+    }
+    (next(0), bytes)
 }
 
 /// The Internet checksum as RFC 1071 has it.

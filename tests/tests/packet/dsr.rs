@@ -194,7 +194,9 @@ fn later_fragments_are_handed_over_like_the_first() {
             continue;
         }
         tunnel.set(&mut lab, |_| {});
-        let whole = tunnel.request(0, SYN).with(|f| f.payload = (0..90).collect());
+        let whole = tunnel
+            .request(0, SYN)
+            .with(|f| f.payload = (0..90).collect());
         for (n, piece) in whole.split(40).into_iter().enumerate() {
             let counts = match n {
                 0 => Counts::new_flow(tunnel.ids(), &piece),

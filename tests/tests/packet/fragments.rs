@@ -59,18 +59,21 @@ fn one_whose_first_is_not_known() {
         let [first, last] = whole.split(40);
         let transport = transport(!ends.udp, SYN);
         let [_, other_protocol] = whole.clone().with(|f| f.transport = transport).split(40);
-        let strangers = [
+        let mut strangers = vec![
             ("before", last.clone()),
             (
                 "another id",
                 last.clone().with(|f| f.identification = id + 50),
             ),
-            ("another protocol", other_protocol),
             (
                 "another source",
                 last.clone().with(|f| f.source.0 = ends.net.router),
             ),
         ];
+        // IPv6's identification is the datagram's whatever follows the header.
+        if !ends.net.v6() {
+            strangers.push(("another protocol", other_protocol));
+        }
         for (turn, (what, stranger)) in strangers.into_iter().enumerate() {
             for (flags, reason, verdict) in [
                 (VipEntry::OWNED, DropReason::FragmentOrder, Verdict::Drop),
@@ -120,8 +123,18 @@ fn an_identification_that_is_used_again() {
 fn one_whose_first_was_not_ours() {
     type Edit = fn(&mut Frame);
     let cases: [(&str, Edit, usize, DropReason); 4] = [
-        ("no listener", |f| f.destination.1 += 1, 40, DropReason::NotOurs),
-        ("to another host", |f| f.macs.1[5] = 9, 40, DropReason::NotOurs),
+        (
+            "no listener",
+            |f| f.destination.1 += 1,
+            40,
+            DropReason::NotOurs,
+        ),
+        (
+            "to another host",
+            |f| f.macs.1[5] = 9,
+            40,
+            DropReason::NotOurs,
+        ),
         (
             "neither TCP nor UDP",
             |f| f.transport = Transport::Other(132),
@@ -141,7 +154,9 @@ fn one_whose_first_was_not_ours() {
             lab.check(&untouched(what, hook, piece.bytes(), verdict, counts));
         };
         for (n, (what, edit, at, reason)) in (300..).zip(cases) {
-            let whole = request(&ends, SYN).with(|f| f.identification = n).with(edit);
+            let whole = request(&ends, SYN)
+                .with(|f| f.identification = n)
+                .with(edit);
             let [first, last] = whole.split(at);
             check(what, &first, Verdict::Pass, reason);
             check(what, &last, Verdict::Pass, DropReason::Fragment);
@@ -236,5 +251,82 @@ fn fragments_behind_extension_headers() {
         let counts = Counts::reason(DropReason::Fragment);
         let (hook, verdict) = (Hook::Eth0, Verdict::Pass);
         lab.check(&untouched("id", hook, other.bytes(), verdict, counts));
+    }
+}
+
+/// Extension headers behind the fragment header are the first fragment's alone:
+/// the others name the first of them, or whatever they like (RFC 8200, section
+/// 4.5).
+#[test]
+fn fragments_in_front_of_extension_headers() {
+    let mut lab = Lab::new();
+    for ends in Ends::all(0).filter(|ends| ends.net == V6) {
+        for (n, (what, chain)) in (0..).zip([
+            ("one", vec![options(DESTINATION_OPTIONS, 2)]),
+            ("two", vec![options(DESTINATION_OPTIONS, 1); 2]),
+        ]) {
+            ends.claim(&mut lab);
+            let flags = if n == 0 { SYN } else { ACK };
+            let whole = request(&ends, flags).with(|f| {
+                f.identification = 700 + 10 * n + ends.id;
+                f.inner_extensions = chain;
+            });
+            let [first, last] = whole.split(56);
+            let counts = match n {
+                0 => Counts::new_flow(ends.ids(), &first),
+                _ => Counts::forward(ends.ids(), &first),
+            };
+            lab.check(&ends.step_forward(&first, counts));
+            let mut later = vec![("the same", last.clone())];
+            for (what, transport) in [
+                ("another transport protocol", transport(!ends.udp, SYN)),
+                ("ICMP", Transport::Icmp(128, 0, [0; 4])),
+                ("what has no ports", Transport::Other(132)),
+            ] {
+                // Of a later fragment only what it says of the next header.
+                let other = last.clone().with(|f| {
+                    let bytes = f.packet()[48..].to_vec();
+                    let (range, _) = f.piece.clone().unwrap();
+                    f.inner_extensions.clear();
+                    f.transport = Transport::Other(transport.number(true));
+                    f.payload = vec![0; range.start];
+                    f.payload.extend(bytes);
+                });
+                later.push((what, other));
+            }
+            for (next, later) in later {
+                let counts = Counts::forward(ends.ids(), &later);
+                let mut step = ends.step_forward(&later, counts);
+                step.what = format!("{what}, {next}, {}", ends.what());
+                lab.check(&step);
+            }
+        }
+        let whole = long(ends.reply(ends.transport(ACK))).with(|f| {
+            f.identification = 9;
+            f.inner_extensions = vec![options(DESTINATION_OPTIONS, 1)];
+        });
+        for piece in whole.split(48) {
+            lab.check(&ends.step_back(&piece));
+        }
+    }
+}
+
+/// Echo in fragments isn't ours, wherever its extension headers stand.
+#[test]
+fn echo_in_fragments_is_passed() {
+    let mut lab = Lab::new();
+    for net in NETS {
+        let ends = Ends::new(net, Mode::SourceNat, false, 0);
+        let flags = VipEntry::OWNED;
+        lab.apply(Change::SetVip(ends.vip.0, VipEntry { flags }));
+        let kind = if net.v6() { 128 } else { 8 };
+        let echo = long(ends.request(Transport::Icmp(kind, 0, [0, 1, 0, 1])));
+        for chain in [vec![], vec![options(DESTINATION_OPTIONS, 1)]] {
+            for piece in echo.clone().with(|f| f.inner_extensions = chain).split(40) {
+                let (hook, bytes) = (Hook::Eth0, piece.bytes());
+                let counts = Counts::reason(DropReason::Fragment);
+                lab.check(&untouched(net.name, hook, bytes, Verdict::Pass, counts));
+            }
+        }
     }
 }
