@@ -108,6 +108,9 @@ fn wrap<F: Family, O: Family>(
     let middle = Middle::of(target, entropy, F::ETHERTYPE);
     let overhead = O::HEADER as u16 + middle.length();
     let length = ip.length.checked_add(overhead).ok_or(DropReason::TooBig)?;
+    // RFC 2003, section 3.1: no fragmenting outside where none is inside; but
+    // RFC 4213, section 3.2: of IPv6 what every path has to take.
+    let whole = ip.whole && ip.length > F::LEAST_MTU;
     let header = NewHeader {
         source: O::from_wide(outer_source::<O>(target, entropy)),
         destination: address(&target.address),
@@ -115,8 +118,11 @@ fn wrap<F: Family, O: Family>(
         // RFC 6040, section 4.1: ECN as it is inside; and so the DSCP (RFC 2983).
         type_of_service: ip.type_of_service,
         time_to_live: OUTER_TIME_TO_LIVE,
-        // RFC 2003, section 3.1: no fragmenting outside where none is inside.
-        whole: ip.whole,
+        whole,
+        identification: match whole {
+            true => 0,
+            false => identification(&Packet::of_xdp(ctx), ip, entropy)?,
+        },
         payload_length: length - O::HEADER as u16,
         // RFC 6438: a tunnel's flows are told apart by it.
         flow_label: entropy,
@@ -141,6 +147,14 @@ fn wrap<F: Family, O: Family>(
         .ok_or(DropReason::Internal)?;
     work.way = transmit::leave(ctx, next_hop, tags, None)?;
     Ok(())
+}
+
+/// Tells packets apart outside where routers may fragment them.
+#[inline(always)]
+fn identification<F: Family>(packet: &Packet, ip: &Ip<F>, entropy: u32) -> Result<u16, DropReason> {
+    let identity = F::identity(packet, ip).ok_or(DropReason::Internal)?;
+    // Fibonacci hashing: the upper bits depend on all of the word's.
+    Ok(((identity ^ entropy).wrapping_mul(0x9E37_79B1) >> 16) as u16)
 }
 
 /// The outer source address, its low bits varied by flow where the target's

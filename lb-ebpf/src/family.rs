@@ -6,16 +6,16 @@ use lb_common::{
     Address, Be16, Ipv4, Ipv6,
     checksum::Delta,
     counters::DropReason,
-    flow::{Endpoints, FlowKey},
+    flow::{Endpoints, FlowKey, TCP, UDP},
     listener::ListenerLimits,
     wire::Wide,
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
-    maps,
-    packet::Packet,
-    parse::{Ip, ethernet, ipv4, ipv6},
+    icmp, maps, nat,
+    packet::{Packet, opaque},
+    parse::{Ip, Part, ethernet, ipv4, ipv6},
     select::{self, Search},
 };
 
@@ -40,6 +40,9 @@ pub trait Family: Address + 'static {
     const ICMP_PSEUDO_HEADER: bool;
     /// Whether datagrams of two protocols may have the same identification.
     const PROTOCOL_IDENTIFIES: bool;
+    /// Bytes of the smallest packet that every path takes. Of "too big" with less
+    /// than that hosts take no notice; 0 where they do.
+    const LEAST_MTU: u16;
 
     fn established() -> &'static maps::Established<Self>;
     fn half_open() -> &'static maps::HalfOpen<Self>;
@@ -56,6 +59,9 @@ pub trait Family: Address + 'static {
     fn parse(packet: &Packet, network: usize) -> Result<Ip<Self>, DropReason>;
     /// The packet that an ICMP message quotes.
     fn parse_quoted(packet: &Packet, network: usize) -> Result<Ip<Self>, DropReason>;
+    /// What tells a packet apart from others between the same ends, as far as its
+    /// headers say it; `None` if they aren't there.
+    fn identity(packet: &Packet, ip: &Ip<Self>) -> Option<u32>;
     /// Whether an ICMP type is an error, which quotes a packet.
     fn is_error(icmp_type: u8) -> bool;
     /// Whether that error says of the packet that it didn't arrive.
@@ -111,6 +117,9 @@ pub struct NewHeader<A> {
     pub time_to_live: u8,
     /// No router may fragment it.
     pub whole: bool,
+    /// IPv4's, to be told from that of any other packet if routers may fragment
+    /// it (RFC 6864, section 4). IPv6 has none.
+    pub identification: u16,
     /// Bytes behind it.
     pub payload_length: u16,
     /// IPv6's flow label; IPv4 has none.
@@ -169,6 +178,7 @@ impl Family for Ipv4 {
     const UNREACHABLE: [u8; 2] = [3, 1];
     const ICMP_PSEUDO_HEADER: bool = false;
     const PROTOCOL_IDENTIFIES: bool = true;
+    const LEAST_MTU: u16 = 0;
 
     maps!(ESTABLISHED_V4 HALF_OPEN_V4 FRAGMENTS_V4 VIPS_V4 LISTENERS_V4 LISTENER_RANGES_V4
         SECURITY_V4);
@@ -191,6 +201,12 @@ impl Family for Ipv4 {
     #[inline(always)]
     fn parse_quoted(packet: &Packet, network: usize) -> Result<Ip<Self>, DropReason> {
         ipv4::parse_quoted(packet, network)
+    }
+
+    /// Identification, flags and offset.
+    #[inline(always)]
+    fn identity(packet: &Packet, ip: &Ip<Self>) -> Option<u32> {
+        packet.read(ip.network() + 4)
     }
 
     /// RFC 792: unreachable, source quench, time exceeded, parameter problem.
@@ -239,14 +255,14 @@ impl Family for Ipv4 {
 
     #[inline(always)]
     fn write_header(packet: &Packet, network: usize, header: &NewHeader<Self>) -> Option<()> {
-        /// "Don't fragment"; the identification may then be anything (RFC 6864).
+        /// "Don't fragment".
         const WHOLE: u16 = 0x4000;
         let length = Self::HEADER as u16 + header.payload_length;
         let fragment = if header.whole { WHOLE } else { 0 };
         let words = [
             0x4500 | u16::from(header.type_of_service),
             length,
-            0,
+            header.identification,
             fragment,
             u16::from(header.time_to_live) << 8 | u16::from(header.protocol),
         ]
@@ -288,6 +304,8 @@ impl Family for Ipv6 {
     const UNREACHABLE: [u8; 2] = [1, 3];
     const ICMP_PSEUDO_HEADER: bool = true;
     const PROTOCOL_IDENTIFIES: bool = false;
+    /// RFC 8200, section 5; RFC 8201, section 4.
+    const LEAST_MTU: u16 = 1_280;
 
     maps!(ESTABLISHED_V6 HALF_OPEN_V6 FRAGMENTS_V6 VIPS_V6 LISTENERS_V6 LISTENER_RANGES_V6
         SECURITY_V6);
@@ -310,6 +328,20 @@ impl Family for Ipv6 {
     #[inline(always)]
     fn parse_quoted(packet: &Packet, network: usize) -> Result<Ip<Self>, DropReason> {
         ipv6::parse_quoted(packet, network)
+    }
+
+    /// The transport checksum, which depends on all that follows; of a later
+    /// fragment, which has none, the offset. The identification of a fragment.
+    #[inline(always)]
+    fn identity(packet: &Packet, ip: &Ip<Self>) -> Option<u32> {
+        let at = match ip.protocol {
+            _ if ip.fragment.part == Part::Later => ip.payload() - ipv6::BEHIND_OFFSET,
+            TCP => ip.payload() + nat::TCP_CHECKSUM,
+            UDP => ip.payload() + nat::UDP_CHECKSUM,
+            _ => ip.payload() + icmp::CHECKSUM,
+        };
+        let own: u16 = packet.read(opaque(at))?;
+        Some(ip.fragment.identification ^ u32::from(own))
     }
 
     /// RFC 4443, section 2.1: the error types have the high bit clear.

@@ -31,7 +31,7 @@ use crate::{
 pub const HEADER: usize = 8;
 /// Offsets of its checksum, and of the MTU that "too big" tells: IPv6's is the
 /// lower half of a word.
-const CHECKSUM: usize = 2;
+pub const CHECKSUM: usize = 2;
 pub const MTU: usize = 6;
 const TIME_TO_LIVE: u8 = 64;
 /// Bytes of a packet that doesn't fit that "too big" quotes. With headers it
@@ -292,7 +292,8 @@ pub struct Message<F> {
     pub destination: F,
     /// Type and code.
     pub kind: [u8; 2],
-    /// 0 where that isn't the matter.
+    /// What fits, at the least [`Family::LEAST_MTU`] for whoever is told; 0 where
+    /// that isn't the matter.
     pub mtu: u16,
 }
 
@@ -312,12 +313,16 @@ pub fn write<F: Family>(
         type_of_service: 0,
         time_to_live: TIME_TO_LIVE,
         whole: true,
+        identification: 0,
         payload_length: (HEADER + quoted) as u16,
         flow_label: 0,
     };
     let at = network + F::HEADER;
     let kind = u16::from_ne_bytes(message.kind);
-    let mtu = Be16::new(message.mtu).raw();
+    let mtu = match message.mtu {
+        0 => 0,
+        fits => Be16::new(fits.max(F::LEAST_MTU)).raw(),
+    };
     let start = match F::ICMP_PSEUDO_HEADER {
         true => F::pseudo_header(
             header.source,

@@ -80,6 +80,7 @@ fn write<F: Family>(packet: &Packet, parsed: &Parsed<F>, numbers: &Numbers) -> O
         type_of_service: 0,
         time_to_live: TIME_TO_LIVE,
         whole: true,
+        identification: 0,
         payload_length: TcpHdr::LEN as u16,
         flow_label: 0,
     };

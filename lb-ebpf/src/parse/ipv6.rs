@@ -29,6 +29,8 @@ const EXTENSIONS: [u8; 8] = [
     140,
 ];
 
+/// Bytes from a fragment header's offset to what follows the header.
+pub const BEHIND_OFFSET: usize = 6;
 const MORE_FRAGMENTS: u16 = 1;
 const OFFSET: u16 = 0xFFF8;
 

@@ -55,6 +55,8 @@ pub struct View {
     /// Ports are 0 where there are none.
     pub key: Key,
     pub part: Part,
+    /// What an IPv6 fragment header says, also that of no fragment; else 0.
+    pub identification: u32,
     pub hop_limit: u8,
     pub traffic_class: u8,
     /// TCP's.
@@ -155,6 +157,7 @@ fn ipv4_header(bytes: &[u8], ip: usize, end: usize) -> View {
             protocol: bytes[ip + 9],
         },
         part: part(more, offset, u32::from(word(bytes, ip + 4))),
+        identification: 0,
         hop_limit: bytes[ip + 8],
         traffic_class: bytes[ip + 1],
         flags: 0,
@@ -204,6 +207,7 @@ fn ipv6_header(bytes: &[u8], ip: usize, end: usize) -> View {
             protocol: bytes[ip + 6],
         },
         part: Part::Whole,
+        identification: 0,
         hop_limit: bytes[ip + 7],
         traffic_class: (word(bytes, ip) >> 4) as u8,
         flags: 0,
@@ -245,7 +249,8 @@ fn extensions(bytes: &[u8], view: &mut View) -> Result<(), DropReason> {
         let mut length = 8;
         if is_fragment {
             let (offset, more) = (word(bytes, at + 2) >> 3, bytes[at + 3] & 1 != 0);
-            view.part = part(more, offset, long(bytes, at + 4));
+            view.identification = long(bytes, at + 4);
+            view.part = part(more, offset, view.identification);
         } else {
             length += 8 * usize::from(bytes[at + 1]);
         }

@@ -32,7 +32,7 @@ pub struct Tunnel {
     pub id: u32,
 }
 
-/// What of an outer header varies by flow.
+/// What of an outer header varies, by flow or by packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Varying {
     pub source: IpAddr,
@@ -40,7 +40,22 @@ pub struct Varying {
     pub port: u16,
     /// IPv6's flow label.
     pub label: u32,
+    /// IPv4's, by packet where it may be fragmented.
+    pub identification: u16,
 }
+
+impl Varying {
+    /// What varies by flow.
+    pub fn of_flow(self) -> Self {
+        Self {
+            identification: 0,
+            ..self
+        }
+    }
+}
+
+/// What every path takes of IPv6.
+pub const LEAST_MTU: usize = 1_280;
 
 impl Tunnel {
     pub fn all() -> Vec<Self> {
@@ -153,9 +168,15 @@ impl Tunnel {
             f.macs = macs;
             f.tags.clone_from(&inner.tags);
             f.type_of_service = inner.type_of_service;
-            // IPv6 is never fragmented on its way.
-            f.whole = inner.whole || self.inner.v6();
-            f.identification = 0;
+            // Of IPv6 only what every path has to take is fragmented outside.
+            f.whole = match self.inner.v6() {
+                true => inner.packet().len() > LEAST_MTU,
+                false => inner.whole,
+            };
+            f.identification = match f.whole {
+                true => 0,
+                false => varying.identification.into(),
+            };
             f.flow_label = varying.label;
             f.payload = payload;
             f.padding = inner.padding;
@@ -184,6 +205,11 @@ impl Tunnel {
                 u32::from(word(0) & 0xF) << 16 | u32::from(word(2))
             } else {
                 0
+            },
+            identification: match self.encapsulation {
+                Encapsulation::None => 0,
+                _ if self.outer.v6() => 0,
+                _ => word(4),
             },
         }
     }

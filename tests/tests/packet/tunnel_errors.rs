@@ -15,11 +15,9 @@ use super::{
     lab::{Hook, Lab, Verdict},
     net::Net,
     step::{Counts, rewritten, untouched},
-    tunnel::Tunnel,
+    tunnel::{LEAST_MTU, Tunnel},
 };
 
-/// What fits past the router, which `icmp_errors::kinds` tell.
-const MTU: u16 = 5 << 8 | 20;
 /// The most that is quoted, and what always is.
 const QUOTED: usize = 128;
 const LEAST: usize = 8;
@@ -96,14 +94,18 @@ impl Sent {
 
 /// The same report in another family: too big, or not to be reached.
 fn translated(kind: Transport, inner: Net, overhead: u16) -> Transport {
-    let [high, low] = (MTU - overhead).to_be_bytes();
-    let too_big = [0, 0, high, low];
+    let too_big = |[_, _, high, low]: [u8; 4], least: usize| {
+        let left = u16::from_be_bytes([high, low]) - overhead;
+        let [high, low] = left.max(least as u16).to_be_bytes();
+        [0, 0, high, low]
+    };
     match (kind, inner.v6()) {
-        (Transport::Icmp(2, 0, _) | Transport::Icmp(3, 4, _), true) => {
-            Transport::Icmp(2, 0, too_big)
+        // Of less IPv6's hosts take no notice (RFC 8201, section 4).
+        (Transport::Icmp(2, 0, mtu) | Transport::Icmp(3, 4, mtu), true) => {
+            Transport::Icmp(2, 0, too_big(mtu, LEAST_MTU))
         }
-        (Transport::Icmp(2, 0, _) | Transport::Icmp(3, 4, _), false) => {
-            Transport::Icmp(3, 4, too_big)
+        (Transport::Icmp(2, 0, mtu) | Transport::Icmp(3, 4, mtu), false) => {
+            Transport::Icmp(3, 4, too_big(mtu, 0))
         }
         (_, true) => Transport::Icmp(1, 3, [0; 4]),
         (_, false) => Transport::Icmp(3, 1, [0; 4]),
@@ -135,6 +137,26 @@ fn the_client_is_told() {
         }
     }
     println!("{cases} reports");
+}
+
+#[test]
+fn the_client_is_told_how_much_fits() {
+    let mut lab = Lab::new();
+    for tunnel in tunnels() {
+        let sent = Sent::new(&mut lab, tunnel, 300);
+        for mtu in [100, 576, 1_279, 1_280, 1_320, 1_336, 1_337, 1_400, 9_000] {
+            let [high, low] = u16::to_be_bytes(mtu);
+            let mtu = [0, 0, high, low];
+            let kind = match tunnel.outer.v6() {
+                true => Transport::Icmp(2, 0, mtu),
+                false => Transport::Icmp(3, 4, mtu),
+            };
+            let (report, told) = (sent.report(kind, 300), sent.told(kind, 300));
+            let (what, hook, counts) = (tunnel.what(), Hook::Eth1, Counts::none());
+            let verdict = Verdict::Redirect;
+            lab.check(&rewritten(what, hook, &report, verdict, &told, counts));
+        }
+    }
 }
 
 /// Options and extension headers inside are quoted as far as there is room.

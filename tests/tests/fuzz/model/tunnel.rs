@@ -14,7 +14,7 @@ use super::{
     Model, Outcome, Refusal,
     rewrite::Draft,
     select::address,
-    wrap::{Header, ip_header},
+    wrap::{Header, LEAST_MTU_V6, ip_header},
 };
 
 /// The most of a packet that is quoted again.
@@ -124,6 +124,14 @@ fn kept(inside: &View) -> usize {
     }
 }
 
+/// What fits, as a host believes it; 0 isn't about that.
+pub fn told(mtu: u16, v6: bool) -> u16 {
+    match mtu {
+        1.. if v6 => mtu.max(LEAST_MTU_V6),
+        _ => mtu,
+    }
+}
+
 /// To the sender of what was inside: it doesn't fit, or doesn't get there.
 fn message(bytes: &[u8], inside: &View, mtu: u16) -> (Header, Vec<u8>) {
     let (kind, protocol) = match (inside.is_v6(), mtu) {
@@ -135,7 +143,7 @@ fn message(bytes: &[u8], inside: &View, mtu: u16) -> (Header, Vec<u8>) {
     let (from, to) = (inside.key.destination.0, inside.key.source.0);
     let mut message = kind.to_vec();
     message.extend([0; 4]);
-    message.extend(mtu.to_be_bytes());
+    message.extend(told(mtu, inside.is_v6()).to_be_bytes());
     message.extend(&bytes[inside.ip..inside.ip + kept(inside)]);
     let pseudo = inside.is_v6().then_some((from, to, protocol));
     let sum = sums::segment(pseudo, message.len(), &message);
@@ -147,6 +155,7 @@ fn message(bytes: &[u8], inside: &View, mtu: u16) -> (Header, Vec<u8>) {
         traffic_class: 0,
         hop_limit: 64,
         whole: true,
+        identification: 0,
         flow_label: 0,
     };
     (header, message)

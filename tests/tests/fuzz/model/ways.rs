@@ -10,6 +10,7 @@ use super::{
     },
     Flow, Model, Outcome, Refusal, Verdict, Window,
     rewrite::Draft,
+    tunnel::told,
     wrap::{Header, ip_header},
 };
 use lb_common::limits::ICMP_ERRORS_PER_SECOND;
@@ -151,8 +152,8 @@ impl Model {
 
     /// "Too big" about a packet, if its sender may be told.
     fn too_big(&mut self, bytes: &[u8], view: &View, mtu: u16) -> Option<Draft> {
-        let told = mtu != 0 && !view.is_icmp() && !matches!(view.part, Part::Later(_));
-        if !told || !self.take(Window::TooBig, ICMP_ERRORS_PER_SECOND) {
+        let may_be_told = mtu != 0 && !view.is_icmp() && !matches!(view.part, Part::Later(_));
+        if !may_be_told || !self.take(Window::TooBig, ICMP_ERRORS_PER_SECOND) {
             return None;
         }
         let (kind, code, protocol) = if view.is_v6() {
@@ -161,7 +162,7 @@ impl Model {
             (3, 4, ICMP)
         };
         let mut message = vec![kind, code, 0, 0, 0, 0];
-        message.extend_from_slice(&mtu.to_be_bytes());
+        message.extend_from_slice(&told(mtu, view.is_v6()).to_be_bytes());
         message.extend_from_slice(&bytes[view.ip..view.ip + QUOTED]);
         let (from, to) = (view.key.destination.0, view.key.source.0);
         let pseudo = view.is_v6().then_some((from, to, protocol));
@@ -180,6 +181,7 @@ fn answering(bytes: &[u8], view: &View, protocol: u8, payload: &[u8]) -> Draft {
         traffic_class: 0,
         hop_limit: 64,
         whole: true,
+        identification: 0,
         flow_label: 0,
     };
     let mut answer = bytes[..view.ip].to_vec();

@@ -10,13 +10,16 @@ use lb_common::{
 
 use super::{
     super::{
-        packet::{UDP, View},
+        packet::{Part, TCP, UDP, View, long},
         sums,
     },
     Flow, Model, Outcome, Refusal, Verdict,
     rewrite::{Draft, has_transport},
     select::address,
 };
+
+/// The least that a host believes of "too big".
+pub const LEAST_MTU_V6: u16 = 1280;
 
 /// An IP header to be made.
 pub struct Header {
@@ -27,6 +30,7 @@ pub struct Header {
     pub hop_limit: u8,
     /// Not to be fragmented.
     pub whole: bool,
+    pub identification: u16,
     pub flow_label: u32,
 }
 
@@ -42,7 +46,8 @@ pub fn ip_header(header: &Header, payload: usize) -> Vec<u8> {
     } else {
         bytes = vec![0x45, header.traffic_class];
         bytes.extend((payload as u16 + 20).to_be_bytes());
-        bytes.extend([0, 0, if header.whole { 0x40 } else { 0 }, 0]);
+        bytes.extend(header.identification.to_be_bytes());
+        bytes.extend([if header.whole { 0x40 } else { 0 }, 0]);
         bytes.extend([header.hop_limit, header.protocol, 0, 0]);
     }
     bytes.extend(sums::octets(header.source));
@@ -82,6 +87,11 @@ impl Model {
             mtu: refusal.mtu.saturating_sub(added as u16),
             ..refusal
         })?;
+        // Of IPv6 every path takes so much, in fragments if need be.
+        let whole = match view.is_v6() {
+            true => view.ip_length() > LEAST_MTU_V6.into(),
+            false => bytes[view.ip + 6] & 0x40 != 0,
+        };
         let header = Header {
             source,
             destination,
@@ -92,7 +102,11 @@ impl Model {
             },
             traffic_class: view.traffic_class,
             hop_limit: 64,
-            whole: view.is_v6() || bytes[view.ip + 6] & 0x40 != 0,
+            whole,
+            identification: match whole {
+                true => 0,
+                false => identification(bytes, view, entropy),
+            },
             flow_label: entropy,
         };
         let mut draft = self.inner(bytes, view, flow);
@@ -129,6 +143,23 @@ impl Model {
         }
         Ok(self.leave(self.inner(bytes, view, flow), way))
     }
+}
+
+/// What tells packets apart that may be fragmented.
+fn identification(bytes: &[u8], view: &View, entropy: u32) -> u16 {
+    let identity = if view.is_v6() {
+        let at = match (view.part, view.key.protocol) {
+            (Part::Later(_), _) => view.transport - 6,
+            (_, TCP) => view.transport + 16,
+            (_, UDP) => view.transport + 6,
+            _ => view.transport + 2,
+        };
+        let own = u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        view.identification.to_be() ^ u32::from(own)
+    } else {
+        long(bytes, view.ip + 4).to_be()
+    };
+    ((identity ^ entropy).wrapping_mul(0x9E37_79B1) >> 16) as u16
 }
 
 /// The target's source address, some of its low bits varied by flow.
