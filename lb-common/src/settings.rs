@@ -11,8 +11,7 @@ pub struct Settings {
     /// Key of the flow hash: every node of a cluster must have the same one,
     /// and a sender who knows it can aim at one target.
     pub hash_key: u64,
-    /// TCP before the handshake is complete, and UDP before the client has sent
-    /// again after a reply.
+    /// TCP before the handshake is complete.
     pub half_open_timeout: u32,
     pub established_timeout: u32,
     /// TCP after both FINs or a RST.
@@ -29,12 +28,12 @@ impl Settings {
     /// Seconds without a packet after which a flow in this state is over.
     #[inline(always)]
     pub const fn timeout(&self, state: State, protocol: u8) -> u32 {
-        if protocol != flow::UDP && state.is_closed() {
+        if protocol == flow::UDP {
+            self.udp_timeout
+        } else if state.is_closed() {
             self.closing_timeout
         } else if !state.has(State::CONFIRMED) {
             self.half_open_timeout
-        } else if protocol == flow::UDP {
-            self.udp_timeout
         } else {
             self.established_timeout
         }

@@ -42,7 +42,7 @@ const D: Packet = (Transport::Udp, true);
 const DT: Packet = (Transport::Udp, false);
 
 /// What has been seen of a flow, and the timeout that it goes by then.
-const STATES: [(&str, &str, &[Packet]); 9] = [
+const STATES: [(&str, &str, &[Packet]); 10] = [
     ("SYN", "half open", &[S]),
     ("SYN-ACK", "half open", &[S, SA]),
     ("reset at once", "closing", &[S, RT]),
@@ -50,7 +50,8 @@ const STATES: [(&str, &str, &[Packet]); 9] = [
     ("half closed", "established", &[S, SA, A, F]),
     ("closed", "closing", &[S, SA, A, F, FT]),
     ("reset", "closing", &[S, SA, A, RT]),
-    ("UDP", "half open", &[D]),
+    ("UDP", "UDP", &[D]),
+    ("UDP with a reply", "UDP", &[D, DT]),
     ("answered UDP", "UDP", &[D, DT, D]),
 ];
 

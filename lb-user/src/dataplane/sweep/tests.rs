@@ -105,7 +105,7 @@ fn a_flow_is_over_when_it_is_idle_or_has_no_target() {
         (TCP, 0, 60, None),
         (TCP, OPEN, 350 + TOLD, Some(TOLD)),
         (TCP, closed, 30, None),
-        (UDP, 0, 60, None),
+        (UDP, 0, 120, None),
         (UDP, OPEN, 120, None),
     ];
     for (protocol, state, with, without) in cases {

@@ -171,10 +171,10 @@ impl Model {
         let settings = &self.agent.settings;
         let tcp = key.protocol == TCP;
         let timeout = match flow.seen {
-            seen if tcp && seen.is_closed() => settings.closing_timeout,
+            _ if !tcp => settings.udp_timeout,
+            seen if seen.is_closed() => settings.closing_timeout,
             seen if !seen.confirmed => settings.half_open_timeout,
-            _ if tcp => settings.established_timeout,
-            _ => settings.udp_timeout,
+            _ => settings.established_timeout,
         };
         let is_past = |flow: &Flow| {
             let idle = i64::from(self.now) - i64::from(flow.last_seen);
