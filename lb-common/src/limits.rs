@@ -35,8 +35,10 @@ pub const PORT_ATTEMPTS: u32 = 32;
 /// taken: looking for a free one has its price, and a flood leaves none.
 pub const SPARE_PORTS: u32 = 4;
 /// Slots that are tried for a new flow when the first ones name targets that
-/// take no new flow or whose reply side is taken.
-pub const SELECT_ATTEMPTS: u32 = 4;
+/// take no new flow or whose reply side is taken. Between a target's loss and
+/// the table's rewrite every slot of it is such a one: of two targets half of
+/// all, and 16 in a row are one flow in 65,536.
+pub const SELECT_ATTEMPTS: u32 = 16;
 /// Source ports for rewritten flows unless the configuration says otherwise:
 /// below Linux's default ip_local_port_range (32768-60999), so that the host's
 /// own connections to a target never meet a rewritten one.

@@ -1,7 +1,10 @@
 //! Which target a new flow goes to, by the group's table and what is free.
 
 use lb_common::{Be16, counters::DropReason, flow, limits::NO_TARGET, target::TargetEntry};
-use lb_user::reconcile::Change;
+use lb_user::{
+    maglev::{self, Member},
+    reconcile::Change,
+};
 
 use super::{
     builder::{ACK, SYN},
@@ -167,6 +170,31 @@ fn a_target_that_cant_be_had_is_left_for_the_next() {
         ports.sort_unstable();
         ports.dedup();
         assert_eq!(ports, chosen, "{what}");
+    }
+}
+
+/// Until the agent has written another table.
+#[test]
+fn no_flow_is_dropped_because_one_of_two_targets_is_lost() {
+    for net in both() {
+        let mut lab = Lab::new();
+        let (group, id) = (net.base + 4, net.base + 6);
+        lab.apply(Change::SetTarget(id, lab::target(group)));
+        let members = [group, id].map(|id| Member {
+            identity: id.into(),
+            id: id as u16,
+            weight: 1,
+        });
+        let slots = maglev::build(&members, TABLE_SIZE, 0);
+        lab.apply(Change::CreateTable { group, slots });
+        lab.target(group, |t| t.flags &= !TargetEntry::ACCEPTS);
+        let mut lost = 0;
+        for port in 1..=512 {
+            let syn = tcp(SYN, (net.client, port), (net.keep_vip, 80));
+            let (verdict, _) = lab.run(Hook::Eth0, &syn);
+            lost += u32::from(verdict != Verdict::Redirect);
+        }
+        assert_eq!(lost, 0, "of 512");
     }
 }
 
