@@ -16,7 +16,7 @@ use super::{
 
 /// Changes `state`, which began as `base`.
 pub fn change(state: &mut MapState, base: &MapState, random: &mut Random) {
-    match random.weighted(&[8, 4, 2, 3, 2, 2, 1, 1, 6]) {
+    match random.weighted(&[8, 4, 2, 3, 2, 2, 1, 1, 4, 6]) {
         0 => target(state, base, random),
         1 => table(state, random),
         2 => listener_goes(state, random),
@@ -25,6 +25,7 @@ pub fn change(state: &mut MapState, base: &MapState, random: &mut Random) {
         5 => security(state, random),
         6 => vip(state, random),
         7 => timeouts(state, random),
+        8 => narrow(state, random),
         _ => restore(state, base, random),
     }
 }
@@ -55,9 +56,13 @@ fn target(state: &mut MapState, base: &MapState, random: &mut Random) {
                 entry.port = Be16::new(8080 + random.below(4) as u16);
             }
         }
-        4 => entry.max_flows = random.below(4) as u32,
+        4 => entry.max_flows = *random.pick(&[0, 1, 2]),
         5 => entry.max_segment = *random.pick(&[0, 536, 1000, 1460]),
-        6 => entry.last_source_port = entry.first_source_port + random.below(50) as u16,
+        6 => {
+            let some = random.below(50);
+            let more = *random.pick(&[0, 1, some]);
+            entry.last_source_port = entry.first_source_port + more as u16;
+        }
         _ => {
             entry.source_bits = *random.pick(&[0, 1, 8, 16, 32, 40]);
             entry.virtual_network = random.below(1 << 24) as u32;
@@ -84,6 +89,21 @@ fn table(state: &mut MapState, random: &mut Random) {
             for slot in slots {
                 *slot = *random.pick(&members);
             }
+        }
+    }
+}
+
+/// A group gets one target, which has room for hardly anybody.
+fn narrow(state: &mut MapState, random: &mut Random) {
+    let (v6, group) = (random.one_in(2), random.below(GROUPS as usize) as u32);
+    let id = *random.pick(&config::members(v6, group));
+    let table = if v6 { GROUPS + group } else { group };
+    state.tables.insert(table, config::slots(&[id]));
+    if let Some(entry) = state.targets.get_mut(&id.into()) {
+        if random.one_in(2) {
+            entry.max_flows = 1;
+        } else {
+            entry.last_source_port = entry.first_source_port;
         }
     }
 }
@@ -121,6 +141,7 @@ fn interface(state: &mut MapState, random: &mut Random) {
     let Some(index) = key(&state.interfaces, random) else {
         return;
     };
+    forget_routes(state);
     let entry = state.interfaces.get_mut(&index).unwrap();
     match random.below(8) {
         0 => {
@@ -146,6 +167,12 @@ fn interface(state: &mut MapState, random: &mut Random) {
             }
         }
     }
+}
+
+/// What is known of the way out isn't true any more.
+fn forget_routes(state: &mut MapState) {
+    let epoch = &mut state.settings.route_epoch;
+    *epoch += u32::from(*epoch != 0);
 }
 
 fn security(state: &mut MapState, random: &mut Random) {
@@ -181,7 +208,9 @@ fn timeouts(state: &mut MapState, random: &mut Random) {
 /// All as it was, but for the generations, which only go on.
 fn restore(state: &mut MapState, base: &MapState, random: &mut Random) {
     let keep = !random.one_in(4);
+    forget_routes(state);
     let mut restored = base.clone();
+    restored.settings.route_epoch = state.settings.route_epoch;
     for (id, entry) in &state.targets {
         restored.targets.get_mut(id).unwrap().generation = entry.generation;
     }

@@ -52,6 +52,8 @@ impl Generator {
     pub fn new(seed: u64, base: &Arc<MapState>) -> Self {
         let mut random = Random::new(seed);
         let mut state = MapState::clone(base);
+        // Whether answers of the routing table are kept.
+        state.settings.route_epoch = *random.pick(&[0, 1]);
         for _ in 0..*random.pick(&[0, 3, 12]) {
             control::change(&mut state, base, &mut random);
         }
@@ -361,8 +363,8 @@ impl Generator {
     }
 }
 
-/// The kernel makes no skb without an IP header, and nothing to this host itself
-/// leaves it.
+/// The kernel makes no skb without an IP header and none of more than a page,
+/// and nothing to this host itself leaves it.
 fn can_go_out(bytes: &[u8]) -> bool {
     let own = |address| {
         let networks = [1, 2, 3].into_iter();
@@ -371,7 +373,7 @@ fn can_go_out(bytes: &[u8]) -> bool {
             .any(|own| own == address)
     };
     let to_own = packet::parse(bytes).is_ok_and(|view| own(view.key.destination.0));
-    bytes.len() >= 14 + 40 && !to_own
+    (14 + 40..3_000).contains(&bytes.len()) && !to_own
 }
 
 /// As connections have them, mostly.
@@ -387,11 +389,13 @@ fn flags(random: &mut Random) -> u8 {
 }
 
 fn payload(random: &mut Random) -> Vec<u8> {
-    let length = match random.below(12) {
-        0 => 0,
-        1 => 1 + random.below(1400),
-        2 => 1180 + random.below(60),
-        3 => 1390 + random.below(50),
+    let length = match random.below(48) {
+        0..4 => 0,
+        4..8 => 1 + random.below(1400),
+        8..12 => 1180 + random.below(60),
+        12..16 => 1390 + random.below(50),
+        // Frames of several buffers, from some 3,500 bytes on.
+        16 => 1500 + random.below(8_000),
         _ => random.below(40),
     };
     let first = random.next();

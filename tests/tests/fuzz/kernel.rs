@@ -43,6 +43,8 @@ pub struct Kernel {
     pub interfaces: [u32; 3],
     dataplane: Dataplane,
     agent: MapState,
+    /// How often everything was forgotten.
+    pasts: u32,
     maps: Vec<(String, u32)>,
     output: Vec<u8>,
     _namespace: Namespace,
@@ -75,8 +77,9 @@ impl Kernel {
             interfaces,
             dataplane,
             agent: MapState::default(),
+            pasts: 0,
             maps: ids.into_iter().map(name).collect(),
-            output: vec![0; 8192],
+            output: vec![0; 16_384],
             _namespace: namespace,
         }
     }
@@ -90,10 +93,15 @@ impl Kernel {
     }
 
     pub fn configure(&mut self, agent: &MapState) {
-        for change in diff(&self.agent, agent) {
+        let mut agent = agent.clone();
+        // Answers of the routing table that are kept from before are void.
+        if agent.settings.route_epoch != 0 {
+            agent.settings.route_epoch |= self.pasts << 16;
+        }
+        for change in diff(&self.agent, &agent) {
             self.dataplane.apply(&change).unwrap();
         }
-        self.agent = agent.clone();
+        self.agent = agent;
     }
 
     /// Runs a frame through a hook.
@@ -236,6 +244,7 @@ impl Kernel {
 
     /// Forgets all packets that ever came.
     pub fn reset(&mut self) {
+        self.pasts += 1;
         for name in ["ESTABLISHED_V4", "HALF_OPEN_V4"] {
             self.clear::<FlowKey<Ipv4>, FlowEntry<Ipv4>>(name);
         }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lb_common::counters::DropReason;
 use lb_user::reconcile::MapState;
 
 use super::{
@@ -32,6 +33,53 @@ pub struct Report {
     /// Everything that was counted.
     pub reasons: std::collections::BTreeMap<&'static str, u64>,
     pub established: u64,
+}
+
+/// All that packets of the generator can meet. Not so a full flow table, a host
+/// that doesn't forward, a driver without room in front of frames, and a bug.
+const REASONS: [DropReason; 23] = [
+    DropReason::NotOurs,
+    DropReason::NotIp,
+    DropReason::Truncated,
+    DropReason::BadIpHeader,
+    DropReason::BadTotalLength,
+    DropReason::OtherProtocol,
+    DropReason::Fragment,
+    DropReason::ExtensionHeaders,
+    DropReason::BadTcpHeader,
+    DropReason::BadUdpLength,
+    DropReason::FragmentOrder,
+    DropReason::Denied,
+    DropReason::NewFlowLimit,
+    DropReason::SourceLimit,
+    DropReason::TargetLimit,
+    DropReason::NoTarget,
+    DropReason::PortAllocation,
+    DropReason::FlowCollision,
+    DropReason::FlowReset,
+    DropReason::EchoAnswered,
+    DropReason::TtlExpired,
+    DropReason::NoRoute,
+    DropReason::TooBig,
+];
+
+impl Report {
+    /// That both sides are the same says little of a run in which little happens.
+    ///
+    /// # Panics
+    /// If it was such a one.
+    pub fn assert_worth(&self) {
+        assert!(self.packets > 100_000, "too few packets");
+        assert!(self.sent > self.packets / 4, "too few were sent on");
+        let flows = self.established / self.episodes;
+        assert!(flows > 20, "{flows} established flows an episode");
+        let missing = REASONS
+            .iter()
+            .map(|reason| reason.name())
+            .filter(|name| !self.reasons.contains_key(name));
+        let missing: Vec<_> = missing.collect();
+        assert!(missing.is_empty(), "no packet met {missing:?}");
+    }
 }
 
 pub struct Fuzz {
