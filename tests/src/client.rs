@@ -304,25 +304,41 @@ pub fn request_kept(stream: &mut TcpStream) -> Result<String> {
 /// # Errors
 /// If one doesn't.
 pub fn udp_echo(namespace: &Namespace, server: SocketAddr, sizes: &[usize]) -> Result<()> {
+    udp_echo_by(&udp_socket(namespace, server)?, sizes)
+}
+
+/// A socket that is connected to a service: only datagrams from its address get
+/// through, and they are waited for for two seconds.
+///
+/// # Errors
+/// If it can't be had.
+pub fn udp_socket(namespace: &Namespace, server: SocketAddr) -> Result<UdpSocket> {
     namespace.enter(|| {
         let socket = UdpSocket::bind(any_port(server))?;
-        // Connected: only datagrams from the server's address get through.
         socket.connect(server)?;
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-        for (round, &size) in sizes.iter().enumerate() {
-            let sent: Vec<u8> = (0..size).map(|byte| (byte + round) as u8).collect();
-            socket.send(&sent)?;
-            let mut received = vec![0; size + 1];
-            let length = socket
-                .recv(&mut received)
-                .with_context(|| format!("no echo of datagram {round} ({size} bytes)"))?;
-            ensure!(
-                received[..length] == sent[..],
-                "the echo of datagram {round} differs"
-            );
-        }
-        Ok(())
+        Ok(socket)
     })?
+}
+
+/// As [`udp_echo`], from a socket that stays.
+///
+/// # Errors
+/// As there.
+pub fn udp_echo_by(socket: &UdpSocket, sizes: &[usize]) -> Result<()> {
+    for (round, &size) in sizes.iter().enumerate() {
+        let sent: Vec<u8> = (0..size).map(|byte| (byte + round) as u8).collect();
+        socket.send(&sent)?;
+        let mut received = vec![0; size + 1];
+        let length = socket
+            .recv(&mut received)
+            .with_context(|| format!("no echo of datagram {round} ({size} bytes)"))?;
+        ensure!(
+            received[..length] == sent[..],
+            "the echo of datagram {round} differs"
+        );
+    }
+    Ok(())
 }
 
 /// Any port of any address, in a server's family.

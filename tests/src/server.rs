@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::Read,
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -202,19 +202,22 @@ http {{
     )
 }
 
-/// Echoes each UDP datagram, by socat and cat.
+/// Echoes each UDP datagram to the place's address, by socat and cat.
 ///
 /// # Errors
 /// If it doesn't listen soon.
 pub fn udp_echo(place: &Place, directory: &Path) -> Result<Process> {
     let port = place.address.port();
-    let version = if place.address.is_ipv4() { "4" } else { "6" };
+    let (version, bind) = match place.address.ip() {
+        IpAddr::V4(address) => ("4", address.to_string()),
+        IpAddr::V6(address) => ("6", format!("[{address}]")),
+    };
     let mut command = place.namespace.command("socat");
     command.args([
         "-d",
         "-d",
         "-T10",
-        &format!("UDP{version}-LISTEN:{port},fork,reuseaddr"),
+        &format!("UDP{version}-LISTEN:{port},bind={bind},fork,reuseaddr"),
         "EXEC:cat",
     ]);
     let log = directory.join(format!("udp-{}.log", place.address));

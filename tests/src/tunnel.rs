@@ -3,15 +3,17 @@
 //! kernel's tunnel devices do the same, where a kernel has them.
 
 use std::{
+    collections::HashSet,
     fs::{File, OpenOptions},
     io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,6 +27,31 @@ pub enum Encapsulation {
     Geneve,
 }
 
+impl Encapsulation {
+    /// The UDP port that packets come to unless another is agreed on; 0 without
+    /// UDP.
+    #[must_use]
+    pub const fn port(self) -> u16 {
+        match self {
+            Self::Ipip => 0,
+            Self::Gue => 6080,
+            Self::Geneve => 6081,
+        }
+    }
+}
+
+/// How packets come.
+#[derive(Clone, Copy, Debug)]
+pub struct Ways {
+    pub encapsulation: Encapsulation,
+    /// UDP's.
+    pub port: u16,
+    /// Of Geneve.
+    pub virtual_network: u32,
+    pub outer: Family,
+    pub inner: Family,
+}
+
 /// A running decapsulator, stopped when it is dropped.
 #[derive(Debug)]
 pub struct Tunnel {
@@ -36,22 +63,17 @@ pub struct Tunnel {
 struct Shared {
     stopped: AtomicBool,
     packets: AtomicU64,
+    sources: Mutex<HashSet<IpAddr>>,
     /// The first packet that wasn't as it should be.
     fault: Mutex<Option<String>>,
 }
 
 impl Tunnel {
-    /// Decapsulates what comes to the namespace in packets of `outer`'s family
-    /// with packets of `inner`'s in them.
+    /// Decapsulates what comes to the namespace.
     ///
     /// # Errors
     /// If there is no TUN device, or a socket can't be had.
-    pub fn start(
-        namespace: &Namespace,
-        encapsulation: Encapsulation,
-        outer: Family,
-        inner: Family,
-    ) -> Result<Self> {
+    pub fn start(namespace: &Namespace, ways: Ways) -> Result<Self> {
         namespace.ip("tuntap add tunnel0 mode tun")?;
         namespace.ip("link set tunnel0 up")?;
         // What comes out of it has clients' addresses.
@@ -60,19 +82,20 @@ impl Tunnel {
         }
         let (mut tun, socket) = namespace.enter(|| {
             let tun = open_tun("tunnel0").context("TUN device")?;
-            Ok::<_, anyhow::Error>((tun, open_socket(encapsulation, outer, inner)?))
+            Ok::<_, anyhow::Error>((tun, open_socket(ways)?))
         })??;
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
         let thread = thread::spawn(move || {
             while !theirs.stopped.load(Ordering::Relaxed) {
-                let outcome = pass_one(&socket, &mut tun, encapsulation, outer, inner);
-                match outcome {
-                    Ok(true) => _ = theirs.packets.fetch_add(1, Ordering::Relaxed),
-                    Ok(false) => {}
+                match pass_one(&socket, &mut tun, ways) {
+                    Ok(Some(source)) => {
+                        theirs.packets.fetch_add(1, Ordering::Relaxed);
+                        locked(&theirs.sources).insert(source);
+                    }
+                    Ok(None) => {}
                     Err(error) => {
-                        let mut fault = theirs.fault.lock().unwrap_or_else(PoisonError::into_inner);
-                        fault.get_or_insert(format!("{error:#}"));
+                        locked(&theirs.fault).get_or_insert(format!("{error:#}"));
                     }
                 }
             }
@@ -83,13 +106,18 @@ impl Tunnel {
         })
     }
 
+    /// The outer sources that packets had.
+    #[must_use]
+    pub fn sources(&self) -> HashSet<IpAddr> {
+        locked(&self.shared.sources).clone()
+    }
+
     /// How many packets came through.
     ///
     /// # Errors
     /// If any was malformed.
     pub fn packets(&self) -> Result<u64> {
-        let fault = self.shared.fault.lock();
-        match &*fault.unwrap_or_else(PoisonError::into_inner) {
+        match &*locked(&self.shared.fault) {
             Some(fault) => bail!("a bad tunnel packet: {fault}"),
             None => Ok(self.shared.packets.load(Ordering::Relaxed)),
         }
@@ -106,51 +134,37 @@ impl Drop for Tunnel {
     }
 }
 
-/// Takes one packet; false if none came for a while.
-fn pass_one(
-    socket: &OwnedFd,
-    tun: &mut File,
-    encapsulation: Encapsulation,
-    outer: Family,
-    inner: Family,
-) -> Result<bool> {
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes one packet: its outer source; `None` if none came for a while.
+fn pass_one(socket: &UdpSocket, tun: &mut File, ways: Ways) -> Result<Option<IpAddr>> {
     let mut buffer = [0; 9_216];
-    // SAFETY: the buffer is as long as is said.
-    let length = unsafe {
-        libc::recv(
-            socket.as_raw_fd(),
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            0,
-        )
+    let (length, source) = match socket.recv_from(&mut buffer) {
+        Ok(received) => received,
+        Err(error) => {
+            return match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
+                _ => Err(error.into()),
+            };
+        }
     };
-    let Ok(length) = usize::try_from(length) else {
-        let error = io::Error::last_os_error();
-        return match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(false),
-            _ => Err(error.into()),
-        };
-    };
-    let packet = unwrap(&buffer[..length], encapsulation, outer, inner)?;
+    let packet = unwrap(&buffer[..length], ways)?;
     tun.write_all(packet).context("TUN device")?;
-    Ok(true)
+    Ok(Some(source.ip()))
 }
 
 /// Checks the headers outside, and gives the packet inside.
-fn unwrap(
-    received: &[u8],
-    encapsulation: Encapsulation,
-    outer: Family,
-    inner: Family,
-) -> Result<&[u8]> {
-    let packet = match (encapsulation, outer) {
+fn unwrap(received: &[u8], ways: Ways) -> Result<&[u8]> {
+    let packet = match (ways.encapsulation, ways.outer) {
         // A raw socket of IPv4 gives the header too, one of IPv6 doesn't.
         (Encapsulation::Ipip, Family::V4) => &received[20..],
         // GUE's variant 1: IP follows at once, by its version.
         (Encapsulation::Ipip, Family::V6) | (Encapsulation::Gue, _) => received,
-        (Encapsulation::Geneve, _) => geneve(received, inner)?,
+        (Encapsulation::Geneve, _) => geneve(received, ways)?,
     };
-    let version = match inner {
+    let version = match ways.inner {
         Family::V4 => 4,
         Family::V6 => 6,
     };
@@ -162,13 +176,14 @@ fn unwrap(
 }
 
 /// RFC 8926, section 3.4: no options, and the packet's EtherType.
-fn geneve(received: &[u8], inner: Family) -> Result<&[u8]> {
-    let ethertype: u16 = match inner {
+fn geneve(received: &[u8], ways: Ways) -> Result<&[u8]> {
+    let ethertype: u16 = match ways.inner {
         Family::V4 => 0x0800,
         Family::V6 => 0x86DD,
     };
     let (header, packet) = received.split_at_checked(8).context("no Geneve header")?;
-    let expected = [&[0, 0], &ethertype.to_be_bytes()[..], &[0; 4]].concat();
+    let network = (ways.virtual_network << 8).to_be_bytes();
+    let expected = [&[0, 0], &ethertype.to_be_bytes()[..], &network].concat();
     ensure!(
         header == expected,
         "a Geneve header {header:02x?}, not {expected:02x?}"
@@ -176,24 +191,22 @@ fn geneve(received: &[u8], inner: Family) -> Result<&[u8]> {
     Ok(packet)
 }
 
-fn open_socket(encapsulation: Encapsulation, outer: Family, inner: Family) -> Result<OwnedFd> {
-    let any: IpAddr = match outer {
+fn open_socket(ways: Ways) -> Result<UdpSocket> {
+    let any: IpAddr = match ways.outer {
         Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
         Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = match encapsulation {
-        Encapsulation::Ipip => raw_socket(outer, inner)?,
-        Encapsulation::Gue => UdpSocket::bind(SocketAddr::new(any, 6080))?.into(),
-        Encapsulation::Geneve => UdpSocket::bind(SocketAddr::new(any, 6081))?.into(),
+    let socket = match ways.encapsulation {
+        // It is read like one of UDP.
+        Encapsulation::Ipip => raw_socket(ways.outer, ways.inner)?.into(),
+        Encapsulation::Gue | Encapsulation::Geneve => {
+            UdpSocket::bind(SocketAddr::new(any, ways.port))?
+        }
     };
-    let tenth = libc::timeval {
-        tv_sec: 0,
-        tv_usec: 100_000,
-    };
-    set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &tenth)?;
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     let room = 8 << 20;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &room)?;
-    if encapsulation != Encapsulation::Ipip && outer == Family::V6 {
+    if ways.encapsulation != Encapsulation::Ipip && ways.outer == Family::V6 {
         // linux/udp.h, UDP_NO_CHECK6_RX: without a checksum too (RFC 6935).
         set_option(&socket, libc::SOL_UDP, 102, &1)?;
     }
@@ -218,7 +231,7 @@ fn raw_socket(outer: Family, inner: Family) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(socket) })
 }
 
-fn set_option<T>(socket: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result<()> {
+fn set_option<T>(socket: &impl AsRawFd, level: i32, option: i32, value: &T) -> io::Result<()> {
     // SAFETY: the kernel reads `size_of::<T>()` bytes of `value`.
     let result = unsafe {
         libc::setsockopt(

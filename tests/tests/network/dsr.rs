@@ -1,10 +1,12 @@
 //! Direct server return: targets have the listener's address, take packets out
 //! of whatever they come in, and answer clients past the balancer.
 
+use std::net::IpAddr;
+
 use anyhow::{Result, ensure};
 use xlb_tests::{
     topology::{FREE, Family, Far, Peers, Topology},
-    tunnel::{Encapsulation, Tunnel},
+    tunnel::{Encapsulation, Tunnel, Ways},
     xlb::Config,
 };
 
@@ -80,9 +82,20 @@ impl Dsr {
         far: Far,
         change: impl FnOnce(&Topology, &mut Config) -> Result<()>,
     ) -> Result<Self> {
+        Self::start_at(way, None, targets, far, change)
+    }
+
+    /// The same with another UDP port and virtual network than usual.
+    fn start_at(
+        way: Way,
+        at: Option<(u16, u32)>,
+        targets: u8,
+        far: Far,
+        change: impl FnOnce(&Topology, &mut Config) -> Result<()>,
+    ) -> Result<Self> {
         let mut topology = Topology::switched(targets, Peers::TakeXdp, far)?;
         topology.speak(way.outer);
-        let tunnels = take_packets(&topology, way)?;
+        let tunnels = take_packets(&topology, way, at)?;
         let setup = Setup {
             family: way.outer,
             // The targets' port.
@@ -108,7 +121,7 @@ impl Dsr {
 }
 
 /// What the manual asks of a target's host.
-fn take_packets(topology: &Topology, way: Way) -> Result<Vec<Tunnel>> {
+fn take_packets(topology: &Topology, way: Way, at: Option<(u16, u32)>) -> Result<Vec<Tunnel>> {
     let (vip, bits) = (way.inner.of(FREE), way.inner.bits());
     let mut tunnels = Vec::new();
     for place in &topology.targets {
@@ -117,7 +130,15 @@ fn take_packets(topology: &Topology, way: Way) -> Result<Vec<Tunnel>> {
         host.sysctl("ipv4/conf/all/arp_announce", "2")?;
         host.ip(&format!("address add {vip}/{bits} dev lo"))?;
         if let Some(encapsulation) = way.encapsulation {
-            tunnels.push(Tunnel::start(host, encapsulation, way.outer, way.inner)?);
+            let (port, virtual_network) = at.unwrap_or((encapsulation.port(), 0));
+            let ways = Ways {
+                encapsulation,
+                port,
+                virtual_network,
+                outer: way.outer,
+                inner: way.inner,
+            };
+            tunnels.push(Tunnel::start(host, ways)?);
         }
     }
     Ok(tunnels)
@@ -170,4 +191,45 @@ ways! {
     gue_v6: Way::by(Gue, V6, V6);
     geneve_v4: Way::by(Geneve, V4, V4);
     geneve_v6: Way::by(Geneve, V6, V6);
+}
+
+/// Sources of a prefix, another UDP port and a virtual network.
+fn settings(way: Way, prefix: &str, may_be: fn(IpAddr) -> bool) -> Result<()> {
+    let at = (7_081, 0x00AB_CDEF);
+    let dsr = Dsr::start_at(way, Some(at), 1, Far::Nobody, |topology, config| {
+        let (port, network) = at;
+        let settings = &mut config.target_groups[0].settings;
+        settings.push_str(&format!(
+            "encapsulation_port = {port}\nencapsulation_source = \"{prefix}\"\n"
+        ));
+        if way.encapsulation == Some(Geneve) {
+            settings.push_str(&format!("virtual_network = {network}\n"));
+        }
+        for place in &topology.targets {
+            place.namespace.sysctl("ipv4/conf/eth0/rp_filter", "0")?;
+        }
+        Ok(())
+    })?;
+    dsr.scenario.spread(100)?;
+    dsr.scenario.download(SMALL)?;
+    let packets = dsr.decapsulated()?;
+    let sources = dsr.tunnels[0].sources();
+    // Of 254 addresses 101 flows take 83, more or less.
+    ensure!(
+        packets > 300 && sources.len() > 60 && sources.iter().all(|&source| may_be(source)),
+        "{packets} packets, from {sources:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn geneve_with_every_setting_v4() -> Result<()> {
+    let is_of_prefix = |source: IpAddr| source.to_string().starts_with("172.16.5.");
+    settings(Way::by(Geneve, V4, V4), "172.16.5.0/24", is_of_prefix)
+}
+
+#[test]
+fn gue_with_every_setting_v6() -> Result<()> {
+    let is_of_prefix = |source: IpAddr| source.to_string().starts_with("fd00:5::");
+    settings(Way::by(Gue, V6, V6), "fd00:5::/120", is_of_prefix)
 }
