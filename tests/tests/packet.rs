@@ -14,6 +14,7 @@ mod packet {
     mod tunnel;
 
     mod bad_input;
+    mod devices;
     mod dsr;
     mod extensions;
     mod flows;

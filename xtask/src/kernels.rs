@@ -41,15 +41,41 @@ pub const KERNELS: [Kernel; 2] = [
     },
 ];
 
+/// Tests that only guests can run, each with why.
+pub const GUESTS_ONLY: [(&str, &str); 1] = [(
+    "packet::devices",
+    "it takes modules of the kernel, which a guest loads",
+)];
+
 /// Test files that run there. The network tests need programs and processors
 /// that an emulated machine hasn't.
 const TESTS: [&str; 2] = ["verifier", "packet"];
 /// What the data path and the tests need that Debian builds as modules, by
 /// path and in the order in which they are inserted.
-const MODULES: [&str; 3] = [
+const MODULES: [&str; 21] = [
     "drivers/net/veth",
     "net/sched/sch_ingress",
     "net/sched/cls_bpf",
+    // How `dsr` targets take packets out of others.
+    "net/ipv4/tunnel4",
+    "net/ipv4/ip_tunnel",
+    "net/ipv4/ipip",
+    "net/ipv6/sit",
+    "net/ipv6/tunnel6",
+    "net/ipv6/ip6_tunnel",
+    "net/ipv4/udp_tunnel",
+    "net/ipv6/ip6_udp_tunnel",
+    "net/ipv4/fou",
+    "net/ipv6/fou6",
+    "drivers/net/geneve",
+    // Interfaces with others below.
+    "net/llc/llc",
+    "net/802/stp",
+    "net/802/garp",
+    "net/802/mrp",
+    "net/8021q/8021q",
+    "net/tls/tls",
+    "drivers/net/bonding/bonding",
 ];
 
 /// What `ip` looks the names of protocols up in.
@@ -142,7 +168,7 @@ impl Rig {
         for (number, module) in (0..).zip(MODULES) {
             let (path, contents) = image.module(module)?;
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            archive.file(&format!("modules/{number}-{name}"), &contents);
+            archive.file(&format!("modules/{number:02}-{name}"), &contents);
         }
         let mut words: Vec<&str> = filter.into_iter().collect();
         for (test, _) in kernel.lacks {

@@ -19,11 +19,11 @@ use super::{
 };
 
 /// The far end of a cable.
-struct Tap(OwnedFd);
+pub struct Tap(OwnedFd);
 
 impl Tap {
     /// It gets what comes in by this device from now on.
-    fn new(device: u32) -> Self {
+    pub fn new(device: u32) -> Self {
         let all = u16::to_be(libc::ETH_P_ALL as u16);
         // SAFETY: a call without pointers.
         let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, all.into()) };
@@ -42,14 +42,14 @@ impl Tap {
         Self(socket)
     }
 
-    fn send(&self, frame: &[u8]) {
+    pub fn send(&self, frame: &[u8]) {
         // SAFETY: the kernel reads the slice, no further.
         let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         assert_eq!(sent, frame.len() as isize, "{}", io::Error::last_os_error());
     }
 
     /// The first frame like this that comes in within a while.
-    fn gets(&self, like: impl Fn(&[u8]) -> bool, within: Duration) -> Option<Vec<u8>> {
+    pub fn gets(&self, like: impl Fn(&[u8]) -> bool, within: Duration) -> Option<Vec<u8>> {
         let end = Instant::now() + within;
         let mut buffer = [0u8; 2048];
         while Instant::now() < end {
@@ -69,7 +69,7 @@ impl Tap {
     }
 }
 
-const A_WHILE: Duration = Duration::from_secs(5);
+pub const A_WHILE: Duration = Duration::from_secs(5);
 
 fn syn() -> Frame {
     Frame::new(Transport::Tcp(SYN), (CLIENT, 4000), (KEEP_VIP, 80))
