@@ -86,7 +86,8 @@ pub const ALL: &[Measurement] = &[
                 arrives at the target's. Sending, balancing and counting share one CPU, each in \
                 batches of 64, so that next to nothing is lost: with more than 1 % lost, or \
                 counted on another CPU, a measurement is made again. The floor is a program that sends every frame back with `XDP_TX`; the other one \
-                sends it out of another device, as all that stand between two networks must.",
+                sends it out of another device, as all that stand between two networks must. \
+                What xlb takes beyond that is its program's own time, see *Data path*.",
             unit: "M/s",
             better: Better::Higher,
             base: Case::Reflect,
@@ -147,7 +148,9 @@ pub const ALL: &[Measurement] = &[
             },
             Quantity {
                 title: "Latency of new connections, 99.9th percentile",
-                about: "",
+                about: "A few milliseconds are the scheduler's: clients, server, whatever \
+                    receives for them and the balancer share the CPUs, and both clients wait at \
+                    the same time then.",
                 unit: "µs",
                 better: Better::Lower,
                 base: Case::Direct,
@@ -164,7 +167,9 @@ pub const ALL: &[Measurement] = &[
             about: "Threads receive what comes by each device (threaded NAPI). Those of the \
                 balancer's devices and its processes have one CPU, all else the other; it is the \
                 scheduler that says how long they ran. wrk makes new connections meanwhile, each \
-                with one request.",
+                with one request. Most of it is the way of about ten packets through veth and of \
+                waking a thread for them, which the floor pays too: a program that looks at \
+                nothing, without which no packet passes.",
             unit: "µs",
             better: Better::Lower,
             base: Case::Forward,
