@@ -113,7 +113,9 @@ pub const ALL: &[Measurement] = &[
         cases: CONNECTION_CASES,
         quantities: &[Quantity {
             title: "New connections",
-            about: "By wrk, 50 at a time, each with one HTTP request to nginx.",
+            about: "By wrk, 50 at a time, each with one HTTP request to nginx. wrk, nginx and the \
+                kernel's TCP take most of the CPUs' time: the floor has what a balancer would \
+                reach that costs nothing but the way through its host.",
             unit: "k/s",
             better: Better::Higher,
             base: Case::Direct,
