@@ -10,14 +10,16 @@ mod connections;
 mod conntrack;
 mod cpu;
 mod live;
+mod losses;
 mod measurement;
 mod packets;
 mod rig;
+mod rounds;
 mod rows;
 
 use std::{path::PathBuf, thread};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::Args;
 use xlb_tests::interrupt;
 
@@ -27,6 +29,8 @@ use crate::{
 };
 use conntrack::Conntrack;
 use measurement::Measurement;
+use rig::Case;
+use rounds::{Chosen, Rounds};
 use rows::Samples;
 
 #[derive(Args)]
@@ -37,8 +41,11 @@ pub struct Options {
     /// Only what has this in its name: packets, connections, latency, cost, bulk
     #[arg(long)]
     only: Option<String>,
+    /// Only cases that have this in their name: xlb, nftables, direct
+    #[arg(long, value_name = "PART")]
+    case: Option<String>,
     /// Write the figures to docs/benchmarks.md in this folder, with diagrams
-    #[arg(long, value_name = "FOLDER", conflicts_with = "only")]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["only", "case"])]
     record: Option<PathBuf>,
     /// Write the rows to this file, as JSON
     #[arg(long, value_name = "FILE")]
@@ -57,63 +64,71 @@ const AGAIN: &str = "`cargo xtask bench network --record docs` repeats it, as ro
 
 pub fn run(options: &Options) -> Result<()> {
     interrupt::install()?;
-    let all = measurement::ALL.iter();
-    let chosen = |it: &&Measurement| {
-        let only = options.only.as_deref();
-        only.is_none_or(|part| it.name.contains(part))
+    let chosen = choose(options)?;
+    let rounds = {
+        let _conntrack = Conntrack::raise()?;
+        Rounds::run(&chosen, options.rounds, measure)
     };
-    let chosen: Vec<_> = all.filter(chosen).collect();
+    if rounds.complete > 0 {
+        report(options, &chosen, &rounds)?;
+    }
+    rounds.failure.map_or(Ok(()), |failure| {
+        Err(failure.context(format!("only {} rounds are complete", rounds.complete)))
+    })
+}
+
+fn choose(options: &Options) -> Result<Vec<Chosen>> {
+    let has = |name: &str, part: &Option<String>| {
+        let part = part.as_deref();
+        part.is_none_or(|part| name.contains(part))
+    };
+    let mut chosen = Vec::new();
+    for measurement in measurement::ALL {
+        let cases = measurement.cases.iter().copied();
+        let cases: Vec<_> = cases.filter(|it| has(it.name(), &options.case)).collect();
+        if has(measurement.name, &options.only) && !cases.is_empty() {
+            chosen.push(Chosen { measurement, cases });
+        }
+    }
     ensure!(
         !chosen.is_empty(),
         "nothing that is measured has such a name"
     );
-    let _conntrack = Conntrack::raise()?;
-    let samples = measure(&chosen, options.rounds)?;
-    let tables = tables(&chosen, &samples);
+    Ok(chosen)
+}
+
+/// On a thread of its own, for what it does to itself ends with it.
+fn measure(measurement: &Measurement, case: Case) -> Result<Vec<f64>> {
+    let run = thread::scope(|scope| scope.spawn(|| (measurement.run)(case)).join());
+    run.map_err(|_| anyhow!("the benchmark panicked"))?
+}
+
+fn report(options: &Options, chosen: &[Chosen], rounds: &Rounds) -> Result<()> {
+    let tables = tables(chosen, &rounds.samples);
     for table in &tables {
         println!("\n{}\n\n{}", table.title, report::table(&table.rows));
     }
+    println!("{rounds}");
     if let Some(path) = &options.json {
         let rows: Vec<_> = tables.iter().flat_map(|table| &table.rows).collect();
         report::write(path, &rows)?;
     }
     if let Some(folder) = &options.record {
-        let how = format!("{} rounds", options.rounds);
-        let section = Section::new("Network", ABOUT, &how, AGAIN, tables)?;
+        let section = Section::new("Network", ABOUT, &rounds.to_string(), AGAIN, tables)?;
         docs::record(folder, "network", &section)?;
     }
     Ok(())
 }
 
-/// Of each measurement, of each of its cases, each round's values.
-fn measure(chosen: &[&Measurement], rounds: u32) -> Result<Vec<Samples>> {
-    let none = |it: &&Measurement| vec![Vec::new(); it.cases.len()];
-    let mut samples: Vec<Samples> = chosen.iter().map(none).collect();
-    for round in 1..=rounds {
-        for (measurement, samples) in chosen.iter().zip(&mut samples) {
-            for (case, samples) in measurement.cases.iter().zip(samples) {
-                interrupt::check()?;
-                // A thread of its own, for what it does to itself ends with it.
-                let run = thread::scope(|scope| scope.spawn(|| (measurement.run)(*case)).join());
-                let values = run.map_err(|_| anyhow!("the benchmark panicked"))?;
-                let what = || format!("{} of {}", measurement.name, case.name());
-                samples.push(values.with_context(what)?);
-            }
-        }
-        eprintln!("round {round} of {rounds}");
-    }
-    Ok(samples)
-}
-
-fn tables(chosen: &[&Measurement], samples: &[Samples]) -> Vec<Table> {
+fn tables(chosen: &[Chosen], samples: &[Samples]) -> Vec<Table> {
     let mut tables = Vec::new();
-    for (measurement, samples) in chosen.iter().zip(samples) {
+    for (Chosen { measurement, cases }, samples) in chosen.iter().zip(samples) {
         for (index, quantity) in measurement.quantities.iter().enumerate() {
             tables.push(Table {
                 title: quantity.title.into(),
                 about: quantity.about.into(),
                 shows: docs::Shows::Medians,
-                rows: rows::of(measurement.cases, quantity, index, samples),
+                rows: rows::of(cases, quantity, index, samples),
             });
         }
     }

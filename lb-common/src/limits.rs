@@ -31,9 +31,13 @@ pub const SLOTS_PER_ELEMENT: u32 = 4;
 pub const MAX_VLAN_TAGS: usize = 2;
 /// Source ports that are tried for a new flow before it is dropped.
 pub const PORT_ATTEMPTS: u32 = 32;
-/// Ports met that closed or half-open flows have, after which one of them is
-/// taken: looking for a free one has its price, and a flood leaves none.
-pub const SPARE_PORTS: u32 = 4;
+/// How far a new flow looks for a free source port while it meets those of
+/// closed and half-open flows, one of which it takes then: looking has its
+/// price, and a flood leaves none. A port of a half-open flow weighs so much,
+/// one of a closed flow 1: whoever gets that may have to send its SYN again,
+/// since the target remembers the port in TIME-WAIT.
+pub const HALF_OPEN_WEIGHT: u32 = 4;
+pub const SPARE_WEIGHT: u32 = 16;
 /// Slots that are tried for a new flow when the first ones name targets that
 /// take no new flow or whose reply side is taken. Between a target's loss and
 /// the table's rewrite every slot of it is such a one: of two targets half of

@@ -17,7 +17,10 @@ use lb_common::{
     counters::DropReason,
     flow::{Endpoints, FlowEntry, FlowKey, TCP},
     hash,
-    limits::{NO_TARGET, PORT_ATTEMPTS, SELECT_ATTEMPTS, SLOTS_PER_ELEMENT, SPARE_PORTS},
+    limits::{
+        HALF_OPEN_WEIGHT, NO_TARGET, PORT_ATTEMPTS, SELECT_ATTEMPTS, SLOTS_PER_ELEMENT,
+        SPARE_WEIGHT,
+    },
     listener::ListenerEntry,
     target::TargetEntry,
     tcp::{Direction, Flags, State},
@@ -139,7 +142,7 @@ pub struct Ports {
     first: u32,
     /// How many from `first` on; 0 without a target.
     count: u32,
-    /// How many were met that `take_over` could take.
+    /// What was met that `take_over` could take: the sum of the ports' weights.
     spares: u32,
     /// The best of them.
     spare: u32,
@@ -161,7 +164,7 @@ extern "C" fn step<F: Family>(index: u32, search: *mut *mut Search<F>) -> i64 {
     }
     let tried = attempt + 1;
     let all = tried >= search.ports.count || tried == PORT_ATTEMPTS;
-    (search.ports.spares != 0 && (all || search.ports.spares == SPARE_PORTS)).into()
+    (search.ports.spares != 0 && (all || search.ports.spares >= SPARE_WEIGHT)).into()
 }
 
 impl<F: Family> Search<F> {
@@ -342,16 +345,17 @@ impl Ports {
         }
     }
 
-    /// Keeps the first that it is called with.
+    /// Keeps the first that it is called with, a half-open flow's or what a
+    /// resumed flow may get.
     #[inline(always)]
     fn spare(&mut self, port: u32) {
         if self.spares == 0 {
             self.spare = port;
         }
-        self.spares += 1;
+        self.spares += HALF_OPEN_WEIGHT;
     }
 
-    /// Keeps the last.
+    /// Keeps the last, a closed flow's.
     #[inline(always)]
     fn spare_rather(&mut self, port: u32) {
         self.spares += 1;

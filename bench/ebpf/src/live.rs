@@ -17,7 +17,7 @@ use aya_ebpf::{
     bindings::xdp_action,
     helpers::generated::bpf_redirect,
     macros::{map, xdp},
-    maps::Array,
+    maps::{Array, PerCpuArray},
     programs::XdpContext,
 };
 use link::Link;
@@ -62,9 +62,9 @@ static NEXT: Array<u32> = Array::with_max_entries(1, 0);
 /// 0: whatever arrives is passed. 1: frames are counted, and go no further.
 #[map]
 static COUNTING: Array<u32> = Array::with_max_entries(1, 0);
-/// Frames that have arrived. One CPU counts, the one that sends.
+/// Frames that have arrived, by the CPU that took them.
 #[map]
-static RECEIVED: Array<u64> = Array::with_max_entries(1, 0);
+static RECEIVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// By the index of the device that a frame came by, which is small in a
 /// namespace of its own.
@@ -138,7 +138,8 @@ fn count(start: usize, end: usize) -> Option<()> {
         return None;
     }
     let received = RECEIVED.get_ptr_mut(0)?;
-    // SAFETY: one CPU counts.
+    // SAFETY: this CPU's own, on which programs of this kind don't interrupt each
+    // other.
     unsafe { *received += 1 };
     Some(())
 }

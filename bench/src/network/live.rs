@@ -9,15 +9,13 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf,
-    maps::Array,
+    maps::{Array, PerCpuArray},
     programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, xdp::XdpMode},
 };
 use bytemuck::{Pod, Zeroable};
 use etherparse::PacketBuilder;
 use nix::net::if_::if_nametoindex;
 use xlb_tests::{netns::Namespace, topology::Topology};
-
-use super::cpu;
 
 /// As bench/ebpf has it: the shortest frame of Ethernet.
 const FRAME: usize = 64;
@@ -123,21 +121,21 @@ impl Live {
         self.set("COUNTING", u32::from(whether))
     }
 
-    /// Frames that have arrived.
-    pub fn received(&self) -> Result<u64> {
+    /// Frames that have arrived, by the CPU that took them.
+    pub fn received(&self) -> Result<Vec<u64>> {
         let map = self.0.map("RECEIVED").context("RECEIVED")?;
-        Ok(Array::<_, u64>::try_from(map)?.get(&0, 0)?)
+        let counts = PerCpuArray::<_, u64>::try_from(map)?.get(&0, 0)?;
+        Ok(counts.to_vec())
     }
 
-    /// Sends so many frames out of a namespace's `eth0`, the flows in turn, and
-    /// tells how long that took.
+    /// Sends so many frames out of a namespace's `eth0`, the flows in turn, on the
+    /// calling thread's CPU, and tells how long that took.
     pub fn send(&mut self, namespace: &Namespace, flows: &Flows, frames: u32) -> Result<Duration> {
         let (template, frame) = template(flows)?;
         self.set("TEMPLATE", template)?;
         self.set("NEXT", 0_u32)?;
         let program = self.program("generate")?;
         namespace.enter(|| {
-            cpu::pin(cpu::MEASURED)?;
             let interface = if_nametoindex("eth0")?;
             // struct xdp_md: data, data_end, data_meta, ingress_ifindex, queue, egress.
             let context = [0, frame.len() as u32, 0, interface, 0, 0];

@@ -126,6 +126,31 @@ fn ports_are_claimed_kept_and_used_again() {
     }
 }
 
+/// Whose port is used again soon may have to send its SYN again: the target
+/// still has the port in TIME-WAIT.
+#[test]
+fn a_free_port_is_found_among_closed_flows() {
+    for net in both() {
+        for client_port in 5000..5005 {
+            let mut lab = Lab::new();
+            lab.target(net.base + 2, |t| t.last_source_port = 20_015);
+            let mut free: Vec<u16> = (20_000..20_016).collect();
+            for n in 0..15 {
+                let port = handshake(&mut lab, net, 4000 + n);
+                free.retain(|other| *other != port);
+                lab.run(Hook::Eth1, &target(net, FIN | ACK, port));
+                lab.run(Hook::Eth0, &client(net, FIN | ACK, 4000 + n));
+            }
+            let (verdict, out) = lab.run(Hook::Eth0, &client(net, SYN, client_port));
+            assert_eq!(
+                (verdict, vec![source_port(&out)]),
+                (Verdict::Redirect, free),
+                "client {client_port}"
+            );
+        }
+    }
+}
+
 /// The target has answered a SYN, and then others took the flow's port: the
 /// client's answer must come from where the SYN came from.
 #[test]

@@ -5,7 +5,7 @@ use lb_common::{
     counters::DropReason,
     flow::{Endpoints, FlowKey},
     hash,
-    limits::{NO_TARGET, PORT_ATTEMPTS, SELECT_ATTEMPTS, SPARE_PORTS},
+    limits::{HALF_OPEN_WEIGHT, NO_TARGET, PORT_ATTEMPTS, SELECT_ATTEMPTS, SPARE_WEIGHT},
     listener::ListenerEntry,
     target::TargetEntry,
     wire::{Address, Wide},
@@ -236,7 +236,11 @@ impl Model {
                 }
                 Some(_) => {}
             }
-            if spares.len() == SPARE_PORTS as usize {
+            let weights = spares.iter().map(|(_, closed)| match closed {
+                true => 1,
+                false => HALF_OPEN_WEIGHT,
+            });
+            if weights.sum::<u32>() >= SPARE_WEIGHT {
                 break;
             }
         }
