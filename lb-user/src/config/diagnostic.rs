@@ -51,7 +51,11 @@ impl Diagnostic {
 /// does, each with its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostics {
+    /// Those that are shown.
     list: Vec<Located>,
+    /// How many there are besides.
+    more: usize,
+    has_errors: bool,
     file: String,
 }
 
@@ -68,13 +72,21 @@ pub(super) struct Located {
 
 impl Diagnostics {
     pub(in crate::config) fn new(file: &str, text: &str, mut list: Vec<Diagnostic>) -> Self {
+        let is_error = |it: &Diagnostic| it.severity == Severity::Error;
+        let has_errors = list.iter().any(is_error);
         list.sort_by_key(|diagnostic| diagnostic.span.start);
+        let more = list.len().saturating_sub(SHOWN);
+        // Noise has hundreds of thousands, and to find a place takes a look at
+        // all of the text before it.
+        list.truncate(SHOWN);
         let list = list
             .into_iter()
             .map(|diagnostic| locate(text, diagnostic))
             .collect();
         Self {
             list,
+            more,
+            has_errors,
             file: file.to_owned(),
         }
     }
@@ -87,19 +99,12 @@ impl Diagnostics {
             let help = help.map_or(String::new(), |help| format!(" ({help})"));
             located.head(&self.file) + &help
         };
-        self.list.iter().take(SHOWN).map(line).collect()
+        self.list.iter().map(line).collect()
     }
 
     #[must_use]
     pub fn has_errors(&self) -> bool {
-        self.errors() > 0
-    }
-
-    fn errors(&self) -> usize {
-        self.list
-            .iter()
-            .filter(|located| located.diagnostic.severity == Severity::Error)
-            .count()
+        self.has_errors
     }
 
     pub(in crate::config) fn iter(&self) -> impl Iterator<Item = &Located> {
@@ -142,7 +147,7 @@ fn locate(text: &str, diagnostic: Diagnostic) -> Located {
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for located in self.list.iter().take(SHOWN) {
+        for located in &self.list {
             writeln!(f, "{}", located.head(&self.file))?;
             if located.column <= LINE_SHOWN {
                 let (indent, marks) = (located.column - 1, located.marks.min(LINE_SHOWN));
@@ -153,8 +158,8 @@ impl fmt::Display for Diagnostics {
                 writeln!(f, "    help: {help}")?;
             }
         }
-        if self.list.len() > SHOWN {
-            writeln!(f, "{}: and {} more", self.file, self.list.len() - SHOWN)?;
+        if self.more > 0 {
+            writeln!(f, "{}: and {} more", self.file, self.more)?;
         }
         Ok(())
     }

@@ -44,3 +44,28 @@ fn files_that_are_none() {
     drop(folder);
     assert!(error(&file).contains("could not be read"));
 }
+
+/// As large as a file may be, and nothing in it makes sense: that takes no time
+/// to speak of, and few words.
+#[test]
+fn noise() {
+    let keys: String = (0..100_000)
+        .map(|n| format!("k{n} = \"what is this?\"\n"))
+        .collect();
+    let one_line: String = (0..400_000).map(|n| format!("#!$={n},")).collect();
+    let tables: String = (0..150_000)
+        .map(|n| format!("[[a{n}]]\nx = [{n}]\n"))
+        .collect();
+    for text in [keys, one_line.replace('#', ""), tables] {
+        assert!(
+            text.len() > 2 << 20 && text.len() <= 4 << 20,
+            "{}",
+            text.len()
+        );
+        let error = parse(&text, "x.toml").unwrap_err();
+        assert!(error.has_errors());
+        let shown = error.to_string();
+        assert!(shown.len() < 64 << 10, "{} bytes", shown.len());
+        assert!(error.lines().len() <= 50);
+    }
+}
