@@ -17,8 +17,7 @@ pub mod filter;
 pub mod flow;
 pub mod fragment;
 pub mod hash;
-#[cfg(test)]
-mod layout;
+pub mod layout;
 pub mod limits;
 pub mod listener;
 pub mod security_group;

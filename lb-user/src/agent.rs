@@ -2,19 +2,21 @@
 //! Everything else sends it events.
 
 mod addresses;
+mod adopt;
 mod attach;
 mod background;
 mod maps;
 mod process;
 mod reload;
+mod state;
 mod status;
 mod targets;
+mod unload;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    path::Path,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -25,16 +27,19 @@ use tokio::{
 };
 use tracing::{error, info};
 
+pub use self::unload::unload;
 use self::{
     background::Background,
     process::{Signalled, Signals, raise_file_limit},
+    state::{Saved, StateFile},
 };
 use crate::{
     api::{Request, Server},
     config::{Config, File},
-    dataplane::{Dataplane, Kernel, Swept},
+    dataplane::{Dataplane, Kernel, Pins, Swept},
     health::{CheckResult, Checker},
     host::{Host, HostChanged, HostError, Interface, Netlink},
+    instance::Instance,
     reconcile::{self, Balance, Ids, MapState, Problem, Tables, TargetKey},
     registry::{Now, Registry},
 };
@@ -50,26 +55,90 @@ const STEP: Duration = Duration::from_secs(1);
 /// Time between sweeps of the flow table.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Balances as `config` says until SIGTERM or SIGINT, then detaches. SIGHUP
-/// makes it read `file` again, from which `config` comes; without one, it ends.
+/// How the agent ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Traffic goes on as it is, and the next agent takes over.
+    Leave,
+    /// Everything is taken out of the kernel.
+    Unload,
+}
+
+/// Balances as `config` says until it is told to end: by SIGTERM, then traffic
+/// goes on as it is, and the next agent takes over; or by SIGINT or a request to
+/// unload, then it takes everything back. SIGHUP makes it read `file` again,
+/// from which `config` comes; without one, it is as SIGINT.
+///
+/// With `replace`, what an agent before has left is taken back first.
 ///
 /// # Errors
-/// If it can't start, and then nothing stays attached.
-pub async fn run(config: Config, file: Option<File>, socket: &Path) -> anyhow::Result<()> {
+/// If it can't start. Then what was at work before still is, and else nothing.
+pub async fn run(
+    config: Config,
+    file: Option<File>,
+    instance: &Instance,
+    replace: bool,
+) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("could not listen for signals")?;
     raise_file_limit();
-    let dataplane = Dataplane::load(&config.capacity)?;
+    let claim = instance.claim()?;
+    if replace {
+        unload(instance).await?;
+    }
+    let is_fresh = Pins::find(&instance.bpffs, instance.name()).is_none();
+    let result = run_claimed(config, file, instance, &mut signals).await;
+    let (end, result) = match result {
+        Ok(end) => (end, Ok(())),
+        // What it has left half-done is no use to anybody.
+        Err(error) if is_fresh => (End::Unload, Err(error)),
+        Err(error) => (End::Leave, Err(error)),
+    };
+    if end == End::Unload {
+        let unloaded = unload(instance).await;
+        claim.remove();
+        return result.and(unloaded.map(drop));
+    }
+    result
+}
+
+async fn run_claimed(
+    config: Config,
+    file: Option<File>,
+    instance: &Instance,
+    signals: &mut Signals,
+) -> anyhow::Result<End> {
+    let pins = Pins::open(&instance.bpffs, instance.name())?;
+    let dataplane = Dataplane::load_pinned(&config.capacity, pins)?;
     let (requests, inbox) = mpsc::channel(REQUESTS);
-    let mut agent = Agent::new(config, file, dataplane, inbox).await?;
+    let state = StateFile::new(instance.state());
+    let mut agent = Agent::new(config, file, dataplane, state, inbox).await?;
+    let is_adopted = agent.dataplane.is_adopted();
+    let saved = Saved::read(&instance.state());
+    match saved {
+        saved if is_adopted => agent.adopt(saved)?,
+        Some(saved) => agent.inherit(&saved),
+        None => {}
+    }
     // All that can be found wrong before anything is changed.
     let interfaces = agent.look_at_interfaces().await?;
-    let server = tokio::spawn(Server::bind(socket)?.serve(requests));
-    let ran = agent.run(&interfaces, &mut signals).await;
-    let stopped = agent.stop().await;
+    let server = tokio::spawn(Server::bind(&instance.socket())?.serve(requests));
+    let ran = agent.run(&interfaces, signals).await;
+    let end = match &ran {
+        Ok(end) => *end,
+        Err(_) if is_adopted => End::Leave,
+        Err(_) => End::Unload,
+    };
+    let ended = match end {
+        End::Leave => {
+            agent.leave().await;
+            Ok(())
+        }
+        End::Unload => agent.unload().await,
+    };
     server.abort();
     // Its socket file is gone once it is dropped.
     let _ = server.await;
-    ran.and(stopped)
+    ran.and(ended).map(|()| end)
 }
 
 struct Agent {
@@ -109,6 +178,10 @@ struct Agent {
     swept: Swept,
     sweep: Background<io::Result<Swept>>,
     last_shortage: Option<Instant>,
+    /// What the next agent is told.
+    state: StateFile,
+    /// The agent before has told what it has done.
+    has_history: bool,
     requests: mpsc::Receiver<Request>,
     results: mpsc::Receiver<CheckResult<TargetKey>>,
     host_changes: mpsc::Receiver<HostChanged>,
@@ -119,6 +192,7 @@ impl Agent {
         config: Config,
         file: Option<File>,
         dataplane: Dataplane,
+        state: StateFile,
         requests: mpsc::Receiver<Request>,
     ) -> anyhow::Result<Self> {
         let netlink = Netlink::open().context("could not open a netlink socket")?;
@@ -150,6 +224,8 @@ impl Agent {
             swept: Swept::default(),
             sweep: Background::default(),
             last_shortage: None,
+            state,
+            has_history: false,
             requests,
             results,
             host_changes,
@@ -159,20 +235,28 @@ impl Agent {
         })
     }
 
-    /// Starts, and serves until a signal comes.
-    async fn run(&mut self, interfaces: &[Interface], signals: &mut Signals) -> anyhow::Result<()> {
+    /// Starts, and serves until it is told to end.
+    async fn run(
+        &mut self,
+        interfaces: &[Interface],
+        signals: &mut Signals,
+    ) -> anyhow::Result<End> {
         let has_file = self.file.is_some();
         tokio::select! {
             started = self.start(interfaces) => started?,
-            () = signals.stop(has_file) => {
+            signal = signals.end(has_file) => {
                 info!("stopping before the start was complete");
-                return Ok(());
+                // What is half-done is no use, unless another agent had done it.
+                return Ok(match signal {
+                    Signalled::Stop if self.dataplane.is_adopted() => End::Leave,
+                    _ => End::Unload,
+                });
             }
         }
         info!("ready");
-        self.serve(signals).await;
+        let end = self.serve(signals).await;
         info!("stopping");
-        Ok(())
+        Ok(end)
     }
 
     /// The configured interfaces, if all of them can be attached to.
@@ -189,38 +273,50 @@ impl Agent {
     ///
     /// May be dropped anywhere; [`Self::stop`] takes back what was done by then.
     async fn start(&mut self, interfaces: &[Interface]) -> anyhow::Result<()> {
+        self.forget_gone();
         self.add_addresses(addresses::wanted(&self.config)).await?;
         for interface in interfaces {
             self.attach(interface).await?;
         }
+        self.dataplane.finish_resize()?;
+        self.detach_left_over().await?;
         // Attaching a program can change what a device's driver offers.
         self.look_at_host().await?;
         if let Some(lacks) = Kernel::probe(self.host.tells_xdp_features()).lacks() {
             info!("{lacks}");
         }
-        self.register_targets(Now::read());
+        let now = Now::read();
+        self.register_targets(now);
+        self.retire_inherited(now.steady);
         self.start_checks();
         self.write_first_maps()
             .await
             .context("could not write the first configuration to the maps")
     }
 
-    async fn serve(&mut self, signals: &mut Signals) {
+    async fn serve(&mut self, signals: &mut Signals) -> End {
         let mut sweeps = interval(SWEEP_INTERVAL);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut results = Vec::new();
         loop {
-            let end = self.next_end();
+            let (end, write) = (self.next_end(), self.state.next_write());
             tokio::select! {
                 signal = signals.next() => match signal {
                     Signalled::HangUp if self.file.is_some() => drop(self.reload().await),
-                    Signalled::HangUp | Signalled::Stop => return,
+                    Signalled::Stop => return End::Leave,
+                    Signalled::HangUp | Signalled::Unload => return End::Unload,
                 },
+                () = until(write) => self.save(),
+                result = self.state.written() => self.saved(result),
                 () = until(end) => self.expire().await,
                 _ = self.results.recv_many(&mut results, RESULTS) => self.checked(&mut results),
                 Some(HostChanged) = self.host_changes.recv() => self.look(),
                 Ok(host) = self.looking.done() => self.host_changed(host).await,
-                Some(request) = self.requests.recv() => self.answer(request).await,
+                Some(request) = self.requests.recv() => {
+                    if let Some(end) = self.answer(request).await {
+                        return end;
+                    }
+                }
                 // A sweep that takes longer than the interval is waited for.
                 _ = sweeps.tick(), if !self.sweep.is_busy() => self.sweep(),
                 Ok(result) = self.sweep.done() => self.swept(result),
@@ -228,12 +324,18 @@ impl Agent {
         }
     }
 
-    async fn answer(&mut self, request: Request) {
+    /// Answers a request; some ask it to end.
+    async fn answer(&mut self, request: Request) -> Option<End> {
         // Whoever asked may have gone.
         match request {
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Reload(answer) => drop(answer.send(self.reload().await)),
+            Request::Unload(answer) => {
+                let _ = answer.send(());
+                return Some(End::Unload);
+            }
         }
+        None
     }
 
     async fn look_at_host(&mut self) -> anyhow::Result<()> {

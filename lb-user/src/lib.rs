@@ -8,6 +8,7 @@ pub mod config;
 pub mod dataplane;
 pub mod health;
 pub mod host;
+pub mod instance;
 pub mod maglev;
 pub mod reconcile;
 pub mod registry;

@@ -6,6 +6,8 @@
 //! until the deregistration delay of its group is over. If it comes back before
 //! that, it is what it was.
 
+mod saved;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant, SystemTime},
@@ -17,6 +19,8 @@ use crate::{
     reconcile::TargetKey,
     slow_start,
 };
+
+pub use saved::{Clock, SavedTarget};
 
 /// The present time: as people read it, and as it can't be set back.
 #[derive(Clone, Copy, Debug)]

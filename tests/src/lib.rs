@@ -12,6 +12,7 @@
 pub mod balancer;
 pub mod client;
 pub mod command;
+pub mod directory;
 pub mod icmp;
 pub mod interrupt;
 pub mod iperf;

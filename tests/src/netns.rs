@@ -19,7 +19,10 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::command::{run, run_words};
+use crate::{
+    command::{run, run_words},
+    directory,
+};
 
 /// A namespace, deleted with everything in it when the last clone is dropped.
 #[derive(Clone, Debug)]
@@ -229,6 +232,7 @@ pub fn sweep() -> Result<()> {
     for entry in fs::read_dir(env::temp_dir())? {
         let entry = entry?;
         if orphan(&entry.file_name().to_string_lossy()) {
+            directory::unmount(&entry.path());
             // As above; and what can't be deleted harms nobody.
             let _ = fs::remove_dir_all(entry.path());
         }

@@ -16,9 +16,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use tempfile::TempDir;
 
 use crate::{
+    directory::Directory,
     netns::{self, Namespace, Series},
     programs::{self, Attached},
     require_root,
@@ -87,7 +87,7 @@ pub struct Topology {
     /// Who is behind it.
     far: Vec<Ipv4Addr>,
     attached: Vec<Attached>,
-    directory: TempDir,
+    directory: Directory,
 }
 
 impl Topology {
@@ -334,7 +334,7 @@ impl Topology {
         programs: Vec<Attached>,
     ) -> Result<Self> {
         forward(&balancer)?;
-        let directory = TempDir::with_prefix(netns::prefix()).context("no temporary directory")?;
+        let directory = Directory::create()?;
         Ok(Self {
             client,
             balancer,

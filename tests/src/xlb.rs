@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 use crate::{
     command::{output, run},
+    directory,
     netns::Namespace,
     process::Process,
     wait,
@@ -48,6 +49,24 @@ pub fn binary() -> Result<PathBuf> {
             path.display()
         )
     })
+}
+
+/// A command of xlb in a namespace. The agent that it is or asks has its socket,
+/// its state and its pins in `directory`.
+///
+/// # Errors
+/// If there is no binary.
+pub fn command(namespace: &Namespace, directory: &Path, subcommand: &str) -> Result<Command> {
+    let mut command = namespace.command(binary()?);
+    command
+        .env("XLB_RUN_DIR", run_dir(directory))
+        .env("XLB_BPFFS", directory::bpffs(directory))
+        .arg(subcommand);
+    Ok(command)
+}
+
+fn run_dir(directory: &Path) -> PathBuf {
+    directory.join("run")
 }
 
 /// A configuration file.
@@ -183,7 +202,7 @@ fn with_ports(address: SocketAddr, ports: &str) -> String {
 pub struct Xlb {
     process: Process,
     namespace: Namespace,
-    pub socket: PathBuf,
+    directory: PathBuf,
 }
 
 impl Xlb {
@@ -242,28 +261,23 @@ impl Xlb {
     /// one.
     #[must_use]
     pub fn config(&self) -> PathBuf {
-        self.socket.with_file_name(CONFIG)
+        self.directory.join(CONFIG)
     }
 
-    /// Runs `xlb run` with these arguments and waits until it is ready. Its
-    /// socket and its log are in `directory`.
+    /// Runs `xlb run` with these arguments and waits until it is ready. All that
+    /// it leaves for others is in `directory`.
     ///
     /// # Errors
     /// If it doesn't get ready soon.
     pub fn run(namespace: &Namespace, arguments: &[&str], directory: &Path) -> Result<Self> {
-        let socket = directory.join("xlb.sock");
-        let mut command = namespace.command(binary()?);
-        command
-            .arg("run")
-            .args(arguments)
-            .arg("--socket")
-            .arg(&socket);
+        let mut command = self::command(namespace, directory, "run")?;
+        command.args(arguments);
         let mut process = Process::spawn(&mut command, &directory.join("xlb.log"))?;
         process.wait_for_line("ready", START)?;
         Ok(Self {
             process,
             namespace: namespace.clone(),
-            socket,
+            directory: directory.to_owned(),
         })
     }
 
@@ -331,12 +345,36 @@ impl Xlb {
         .with_context(|| format!("its log: {}", self.log().trim()))
     }
 
-    /// Ends it as an operator does: SIGTERM, exit code 0.
+    /// Ends it as a service manager does: SIGTERM, exit code 0. Traffic goes on.
     ///
     /// # Errors
     /// If it doesn't end so.
     pub fn stop(mut self) -> Result<()> {
         self.process.terminate(STOP)
+    }
+
+    /// Takes everything out of the kernel: `xlb unload`, after which the agent
+    /// has ended with exit code 0.
+    ///
+    /// # Errors
+    /// If it hasn't.
+    pub fn unload(mut self) -> Result<()> {
+        run(&mut self.command("unload")?)?;
+        let status = self.process.wait(STOP)?;
+        ensure!(status.success(), "{status}: {}", self.log().trim());
+        Ok(())
+    }
+
+    /// The folder of its socket and its state.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        run_dir(&self.directory).join("default")
+    }
+
+    /// The folder of its pins.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        directory::bpffs(&self.directory).join("xlb/default")
     }
 
     /// Ends it by another signal than SIGTERM, with exit code 0 too.
@@ -348,9 +386,7 @@ impl Xlb {
     }
 
     fn command(&self, subcommand: &str) -> Result<Command> {
-        let mut command = self.namespace.command(binary()?);
-        command.arg(subcommand).arg("--socket").arg(&self.socket);
-        Ok(command)
+        self::command(&self.namespace, &self.directory, subcommand)
     }
 }
 

@@ -119,13 +119,13 @@ fn show(screen: &Screen) -> Result<(PathBuf, Vec<u32>)> {
     show_status(screen, &xlb)?;
     processes.extend(servers.iter().filter_map(WebServer::id));
 
-    xlb.stop()?;
+    xlb.unload()?;
     let link = topology.balancer.ip("-d link show dev eth0")?;
     ensure!(
         !link.contains("xdp"),
         "xlb has left its program attached: {link}"
     );
-    screen.line("stop", "xlb ended on SIGTERM and detached its programs");
+    screen.line("xlb unload", "xlb ended and detached its programs");
     Ok((topology.directory().to_owned(), processes))
 }
 

@@ -44,7 +44,7 @@ pub fn measure(rig: &Rig) -> Result<Vec<Row>> {
         let status = xlb.status()?;
         let failures: u64 = status.targets().map(|(_, it)| it.checks.failures).sum();
         ensure!(failures == 0, "{failures} checks failed");
-        xlb.stop()?;
+        xlb.unload()?;
         let case = |what: &str| format!("10,000 {kind} checks a second: {what}");
         rows.extend([
             Row::limited(case("CPU time"), "cores", &found.cpu, CPU),

@@ -70,7 +70,7 @@ fn times(rig: &Rig, plan: &Plan) -> Result<Vec<f64>> {
         times.push(path.failover(&server, pair[1])?);
         server.check()?;
     }
-    xlb.stop()?;
+    xlb.unload()?;
     Ok(times)
 }
 

@@ -47,7 +47,7 @@ pub fn measure(rig: &Rig) -> Result<Vec<Row>> {
         let output = xlb.try_reload(&text)?;
         reloaded.push(begin.elapsed().as_secs_f64());
         ensure!(output.status.success(), "it can't be reloaded: {output:?}");
-        xlb.stop()?;
+        xlb.unload()?;
     }
     Ok(vec![
         Row::limited("10,000 targets read and validated", "s", &read, LOADED),

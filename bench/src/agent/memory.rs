@@ -69,7 +69,7 @@ pub fn measure(rig: &Rig) -> Result<Vec<Row>> {
 fn at_rest(rig: &Rig, plan: &Plan, what: &str) -> Result<[Row; 2]> {
     let (_server, xlb) = start(rig, plan)?;
     let rows = rows(&xlb, what)?;
-    xlb.stop()?;
+    xlb.unload()?;
     Ok(rows)
 }
 
@@ -87,7 +87,7 @@ fn of_flows(rig: &Rig, plan: &Plan) -> Result<[Row; 2]> {
         "the flows aren't there any more: {grown} bytes"
     );
     let rows = rows(&xlb, &format!("{} flows", plan.flows))?;
-    xlb.stop()?;
+    xlb.unload()?;
     Ok(rows)
 }
 

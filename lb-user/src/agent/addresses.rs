@@ -23,6 +23,7 @@ impl Agent {
             if !self.host.owns(address) && !self.managed.contains(&(interface, address)) {
                 // First, so that it is known if this ends here.
                 self.managed.push((interface, address));
+                self.state.touch();
                 self.netlink.add_address(interface, address).await?;
                 info!(%address, "address added");
             }
@@ -42,6 +43,21 @@ impl Agent {
                 self.retiring.entry(address).or_insert(end);
             }
         }
+        self.state.touch();
+    }
+
+    /// The same for what the agent before had added: whose delay that was isn't
+    /// known any more, but who drains is.
+    pub(super) fn retire_inherited(&mut self, now: Instant) {
+        let wanted = wanted(&self.config);
+        self.retiring.retain(|address, _| !wanted.contains(address));
+        let drains = self.registry.draining();
+        let last = drains.filter_map(|(_, target)| target.ends).max();
+        for &(_, address) in &self.managed {
+            if !wanted.contains(&address) {
+                self.retiring.entry(address).or_insert(last.unwrap_or(now));
+            }
+        }
     }
 
     /// Removes the addresses whose time is over.
@@ -49,6 +65,10 @@ impl Agent {
         let over = |end: &Instant| *end <= now;
         let gone: BTreeMap<IpAddr, Instant> =
             self.retiring.extract_if(.., |_, end| over(end)).collect();
+        if gone.is_empty() {
+            return;
+        }
+        self.state.touch();
         for (interface, address) in self.managed.extract_if(.., |(_, it)| gone.contains_key(it)) {
             match self.netlink.remove_address(interface, address).await {
                 Ok(()) => info!(%address, "address removed"),

@@ -1,36 +1,46 @@
-//! Attaching to interfaces, and leaving the host as it was.
+//! Attaching to interfaces.
 
 use tracing::{info, warn};
 
-use super::{Agent, addresses};
+use super::{Agent, addresses, unload::clear_filters};
 use crate::{
-    dataplane::{PROGRAM_PREFIX, TcHook},
+    dataplane::{AttachOptions, PROGRAM_PREFIX, TcHook},
     host::{Filter, Interface},
     reconcile,
 };
 
 impl Agent {
-    /// Attaches to an interface, and clears away what an agent that was killed
-    /// has left there: its clsact filters, which would rewrite packets by a map
-    /// that nobody writes any more.
+    /// Attaches to an interface, or takes over there. Clears away what an agent
+    /// has left that can't be taken over: clsact filters that would rewrite
+    /// packets by maps that nobody writes any more.
     pub(super) async fn attach(&mut self, interface: &Interface) -> anyhow::Result<()> {
         let index = interface.index;
         let clsact = self.netlink.clsact(index).await?;
-        let (stale, others): (Vec<Filter>, Vec<Filter>) =
+        let (ours, others): (Vec<Filter>, Vec<Filter>) =
             clsact.iter().flatten().cloned().partition(is_ours);
-        // A qdisc with nothing but stale filters is a dead agent's too.
-        let adopted = !stale.is_empty() && others.is_empty();
-        if clsact.is_none() || adopted {
+        let is_held = self.dataplane.holds(index);
+        // A qdisc with nothing but filters of a dead agent is its too.
+        let is_left = !ours.is_empty() && others.is_empty();
+        if clsact.is_none() || is_left && !(is_held && self.has_history) {
             // First, so that it is known if this ends here.
             self.qdiscs.insert(index);
         }
-        let attached = self.dataplane.attach(
-            &interface.name,
+        // Where XDP isn't the instance's, the filters aren't either.
+        let (kept, mut stale) = match is_held {
+            true => one_each_way(ours),
+            false => (Vec::new(), ours),
+        };
+        let attached = self.dataplane.attach(&AttachOptions {
+            interface: &interface.name,
             index,
-            self.config.xdp_mode,
-            self.config.tc_mode,
-        )?;
+            xdp: self.config.xdp_mode,
+            tc: self.config.tc_mode,
+            filters: &kept,
+        })?;
         info!(interface = interface.name, xdp = %attached.xdp, tc = %attached.tc, "attached");
+        if attached.tc == TcHook::Tcx {
+            stale.extend(kept);
+        }
         // Not before: until XDP is attached the filters may be those of another
         // agent, alive.
         for filter in stale {
@@ -43,6 +53,20 @@ impl Agent {
         }
         if attached.tc == TcHook::Tcx && self.qdiscs.remove(&index) {
             self.netlink.remove_empty_clsact(index).await?;
+        }
+        self.state.touch();
+        Ok(())
+    }
+
+    /// Leaves interfaces that an agent before was attached to, and that the
+    /// configuration doesn't have any more.
+    pub(super) async fn detach_left_over(&mut self) -> anyhow::Result<()> {
+        let left_over = self.dataplane.left_over()?;
+        self.dataplane.detach_left_over()?;
+        for index in left_over {
+            let qdisc_is_ours = self.qdiscs.remove(&index);
+            clear_filters(&self.netlink, index, qdisc_is_ours).await?;
+            info!(index, "left an interface that isn't configured any more");
         }
         Ok(())
     }
@@ -76,24 +100,19 @@ impl Agent {
         self.look();
         Ok(())
     }
-
-    /// Takes everything back that it did to the host, as far as it can, and
-    /// returns the first failure.
-    pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
-        let mut result = self.dataplane.detach().map_err(anyhow::Error::from);
-        for index in std::mem::take(&mut self.qdiscs) {
-            let removed = self.netlink.remove_empty_clsact(index).await;
-            result = result.and(removed.map_err(Into::into));
-        }
-        for (interface, address) in std::mem::take(&mut self.managed) {
-            let removed = self.netlink.remove_address(interface, address).await;
-            result = result.and(removed.map_err(Into::into));
-        }
-        result
-    }
 }
 
-fn is_ours(filter: &Filter) -> bool {
+/// The first filter of each direction, and the others.
+fn one_each_way(filters: Vec<Filter>) -> (Vec<Filter>, Vec<Filter>) {
+    let (mut first, mut others) = (Vec::<Filter>::new(), Vec::new());
+    for filter in filters {
+        let is_known = first.iter().any(|it| it.is_egress() == filter.is_egress());
+        if is_known { &mut others } else { &mut first }.push(filter);
+    }
+    (first, others)
+}
+
+pub(super) fn is_ours(filter: &Filter) -> bool {
     let program = filter.program.as_deref();
     program.is_some_and(|name| name.starts_with(PROGRAM_PREFIX))
 }

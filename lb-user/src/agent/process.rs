@@ -27,7 +27,10 @@ pub(super) fn raise_file_limit() {
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signalled {
+    /// End, and leave traffic as it is.
     Stop,
+    /// End, and take everything back.
+    Unload,
     /// Read the configuration again; or the terminal has gone.
     HangUp,
 }
@@ -52,14 +55,19 @@ impl Signals {
     pub(super) async fn next(&mut self) -> Signalled {
         tokio::select! {
             _ = self.terminate.recv() => Signalled::Stop,
-            _ = self.interrupt.recv() => Signalled::Stop,
+            _ = self.interrupt.recv() => Signalled::Unload,
             _ = self.hang_up.recv() => Signalled::HangUp,
         }
     }
 
-    /// Waits until one asks to stop. A hang-up doesn't where there is a file to
+    /// Waits until one asks to end. A hang-up doesn't where there is a file to
     /// read again: during the start it has just been read.
-    pub(super) async fn stop(&mut self, has_file: bool) {
-        while self.next().await == Signalled::HangUp && has_file {}
+    pub(super) async fn end(&mut self, has_file: bool) -> Signalled {
+        loop {
+            match self.next().await {
+                Signalled::HangUp if has_file => {}
+                signal => return signal,
+            }
+        }
     }
 }

@@ -43,7 +43,7 @@ impl Agent {
             self.retire_addresses(&before, Now::read().steady);
             return Err(ReloadError::Host(error));
         }
-        self.adopt(parsed.config).map_err(ReloadError::Maps)?;
+        self.take_over(parsed.config).map_err(ReloadError::Maps)?;
         Ok(parsed.warnings)
     }
 
@@ -56,7 +56,7 @@ impl Agent {
         Ok(())
     }
 
-    fn adopt(&mut self, config: Config) -> anyhow::Result<()> {
+    fn take_over(&mut self, config: Config) -> anyhow::Result<()> {
         let now = Now::read();
         let before = std::mem::replace(&mut self.config, config);
         self.retire_addresses(&before, now.steady);

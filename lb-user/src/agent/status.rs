@@ -41,8 +41,13 @@ impl Agent {
                 .into_iter()
                 .map(|(reason, count)| (reason.name().to_owned(), count))
                 .collect(),
-            problems: self.problems.clone(),
+            problems: self.all_problems(),
         }
+    }
+
+    fn all_problems(&self) -> Vec<String> {
+        let problems = self.problems.iter().cloned();
+        problems.chain(self.state.problem()).collect()
     }
 
     fn interface_status(&self) -> Vec<InterfaceStatus> {

@@ -42,6 +42,7 @@ impl Agent {
             .map(|(key, _)| key.clone())
             .collect();
         self.ids.assign(&self.config, &self.draining);
+        self.state.touch();
     }
 
     /// When [`expire`](Self::expire) has something to do.
@@ -121,6 +122,7 @@ impl Agent {
         for (key, change) in &changes {
             log(key, change);
         }
+        self.state.touch();
     }
 
     fn observe(&mut self, result: &CheckResult<TargetKey>) -> Option<Transition> {

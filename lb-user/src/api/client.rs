@@ -18,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("no xlb is running here: nothing answers on {path} (is it another --socket?)")]
+    #[error("no xlb is running here: nothing answers on {path} (is it another --instance?)")]
     NotRunning { path: PathBuf },
     #[error("{path} is for root only: use sudo")]
     Denied { path: PathBuf },
@@ -60,6 +60,19 @@ pub async fn reload(path: &Path) -> Result<Result<String, String>, ClientError> 
     match answer.status {
         StatusCode::OK => Ok(Ok(answer.text())),
         INVALID => Ok(Err(answer.text())),
+        _ => Err(answer.refused()),
+    }
+}
+
+/// Asks the agent on the socket `path` to take everything back and to end, which
+/// it has begun when this returns.
+///
+/// # Errors
+/// If none answers.
+pub async fn unload(path: &Path) -> Result<(), ClientError> {
+    let answer = ask(path, Method::POST, "/unload").await?;
+    match answer.status {
+        StatusCode::ACCEPTED => Ok(()),
         _ => Err(answer.refused()),
     }
 }

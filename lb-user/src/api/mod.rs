@@ -4,19 +4,17 @@
 //! |---|---|
 //! | `GET /status` | [`Status`] |
 //! | `POST /reload` | what is odd about the configuration, or why it isn't applied |
+//! | `POST /unload` | nothing; the agent takes everything back, and ends |
 
 mod client;
 mod reload;
 mod server;
 mod status;
 
-pub use client::{ClientError, reload, status as fetch_status};
+pub use client::{ClientError, reload, status as fetch_status, unload};
 pub use reload::ReloadError;
 pub use server::{Request, Server, SocketError};
 pub use status::{
     ChecksStatus, FlowsStatus, GroupStatus, InterfaceStatus, ListenerStatus, Status, TargetStatus,
     TrafficStatus,
 };
-
-/// Where the agent listens unless told otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/xlb/xlb.sock";

@@ -33,6 +33,8 @@ const NOT_SERVING: &str = "the agent is starting or stopping: ask again\n";
 pub enum Request {
     Status(oneshot::Sender<Status>),
     Reload(oneshot::Sender<Result<Diagnostics, ReloadError>>),
+    /// To end, and to take everything back; answered before that is done.
+    Unload(oneshot::Sender<()>),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -155,11 +157,12 @@ async fn answer(
     Ok(match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => status(&agent).await,
         (&Method::POST, "/reload") => reload(&agent).await,
+        (&Method::POST, "/unload") => unload(&agent).await,
         (_, "/status") => text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n"),
-        (_, "/reload") => text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"),
+        (_, "/reload" | "/unload") => text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"),
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are only /status and /reload\n",
+            "there are only /status, /reload and /unload\n",
         ),
     })
 }
@@ -178,6 +181,13 @@ async fn reload(agent: &mpsc::Sender<Request>) -> Response<Full<Bytes>> {
     match ask(agent, Request::Reload).await {
         Some(Ok(warnings)) => text(StatusCode::OK, &warnings.to_string()),
         Some(Err(error)) => text(error.status(), &error.to_string()),
+        None => not_serving(),
+    }
+}
+
+async fn unload(agent: &mpsc::Sender<Request>) -> Response<Full<Bytes>> {
+    match ask(agent, Request::Unload).await {
+        Some(()) => text(StatusCode::ACCEPTED, "unloading\n"),
         None => not_serving(),
     }
 }

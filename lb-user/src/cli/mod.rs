@@ -4,12 +4,13 @@ mod check;
 mod reload;
 mod run;
 mod status;
+mod unload;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::api::DEFAULT_SOCKET;
+use crate::instance::{self, Instance, Name};
 
 /// A packet-level load balancer.
 ///
@@ -26,12 +27,15 @@ Exit codes:
   2  the command line or the configuration is wrong
 
 Files:
-  /run/xlb/xlb.sock  the agent's socket (mode 0600)
+  /run/xlb/default/xlb.sock    the agent's socket (mode 0600)
+  /run/xlb/default/state.json  what the next agent is told
+  /sys/fs/bpf/xlb/default/     the maps and links, which outlive the agent
 
 Examples:
   xlb run --interface eth0 --listen :80 --target :8081 --target :8082
   xlb check /etc/xlb/xlb.toml && xlb run --config /etc/xlb/xlb.toml
   xlb reload
+  xlb unload
   xlb status --json | jq '.target_groups[].targets[] | select(.health != \"healthy\")'")]
 pub struct Cli {
     #[command(subcommand)]
@@ -44,14 +48,51 @@ enum Command {
     Check(check::Check),
     Reload(reload::Reload),
     Status(status::Status),
+    Unload(unload::Unload),
 }
 
-/// Where to reach a running agent.
+/// Which agent, and where to reach it.
 #[derive(Debug, clap::Args)]
 struct Socket {
-    /// The agent's Unix socket
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "XLB_SOCKET")]
-    socket: PathBuf,
+    /// Which xlb, if several run on this host: a name of your choice
+    #[arg(long, value_name = "NAME", default_value = instance::DEFAULT_NAME, env = "XLB_INSTANCE")]
+    instance: Name,
+    /// The folder with a folder for each instance
+    #[arg(long, value_name = "PATH", default_value = instance::DEFAULT_RUN_DIR)]
+    #[arg(env = "XLB_RUN_DIR", hide_short_help = true)]
+    run_dir: PathBuf,
+    /// The agent's Unix socket [default: xlb.sock in the instance's folder]
+    #[arg(long, value_name = "PATH", env = "XLB_SOCKET", hide_short_help = true)]
+    socket: Option<PathBuf>,
+}
+
+impl Socket {
+    /// The socket's path.
+    fn path(&self) -> PathBuf {
+        self.instance_at(PathBuf::new()).socket()
+    }
+
+    fn instance(&self, bpffs: &Bpffs) -> Instance {
+        self.instance_at(bpffs.bpffs.clone())
+    }
+
+    fn instance_at(&self, bpffs: PathBuf) -> Instance {
+        Instance {
+            name: self.instance.clone(),
+            run_dir: self.run_dir.clone(),
+            bpffs,
+            socket: self.socket.clone(),
+        }
+    }
+}
+
+/// Where maps and links are pinned.
+#[derive(Debug, clap::Args)]
+struct Bpffs {
+    /// Where the BPF filesystem is mounted, or else is to be
+    #[arg(long, value_name = "PATH", default_value = instance::DEFAULT_BPFFS)]
+    #[arg(env = "XLB_BPFFS", hide_short_help = true)]
+    bpffs: PathBuf,
 }
 
 /// A wrong command line or configuration; clap's own errors have it too.
@@ -65,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Check(command) => check::run(&command),
         Command::Reload(command) => reload::run(&command),
         Command::Status(command) => status::run(&command),
+        Command::Unload(command) => unload::run(&command),
     };
     result.unwrap_or_else(|error| {
         eprintln!("{} {error:#}", paint("xlb:", Style::Error));

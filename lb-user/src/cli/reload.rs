@@ -19,7 +19,7 @@ pub(super) struct Reload {
 }
 
 pub(super) fn run(command: &Reload) -> anyhow::Result<ExitCode> {
-    let reloaded = runtime()?.block_on(api::reload(&command.socket.socket))?;
+    let reloaded = runtime()?.block_on(api::reload(&command.socket.path()))?;
     Ok(match reloaded {
         Ok(warnings) => {
             eprint!("{warnings}");

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use super::{Socket, USAGE};
+use super::{Bpffs, Socket, USAGE};
 use crate::{
     agent,
     config::{self, File, Flags, Overrides, TcMode, XdpMode},
@@ -17,20 +17,24 @@ use crate::{
 /// With --config the file says what to do; without it --interface, --listen and
 /// --target do. Needs root. Logs to standard error. SIGHUP makes it read the
 /// file again, as `xlb reload` does.
+///
+/// Ended by SIGTERM, or killed, it leaves traffic as it is, and the next agent
+/// takes over without a packet lost. Ctrl-C and `xlb unload` end that.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Exit codes:
-  0  stopped by a signal, and everything is detached
+  0  ended by a signal or by `xlb unload`
   1  it could not start, or not take everything back; the reason is on standard error
   2  the command line or the configuration is wrong
 
 Signals:
-  SIGTERM, SIGINT  detach everything that was attached, and end
-  SIGHUP           read the configuration file again; without one, end
+  SIGTERM  end, and leave traffic as it is for the next agent
+  SIGINT   end, and take everything out of the kernel, as `xlb unload` does
+  SIGHUP   read the configuration file again; without one, as SIGINT
 
 Environment:
-  RUST_LOG    what to log: error, warn, info (default), debug or trace
-  XLB_SOCKET  the same as --socket
+  RUST_LOG  what to log: error, warn, info (default), debug or trace
+  XLB_INSTANCE, XLB_RUN_DIR, XLB_SOCKET, XLB_BPFFS  the same as the options
 
 Examples:
   xlb run --interface eth0 --listen :80 --target :8081 --target :8082
@@ -62,8 +66,14 @@ pub(super) struct Run {
     #[arg(long, value_name = "MODE")]
     tc_mode: Option<TcModeFlag>,
 
+    /// Take out of the kernel first what is at work there: all flows end
+    #[arg(long)]
+    replace: bool,
+
     #[command(flatten)]
     socket: Socket,
+    #[command(flatten)]
+    bpffs: Bpffs,
 
     // Last: its heading would go on for what follows.
     #[command(flatten)]
@@ -145,7 +155,8 @@ pub(super) fn run(command: &Run) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("could not start the async runtime")?;
-    runtime.block_on(agent::run(config, file, &command.socket.socket))?;
+    let instance = command.socket.instance(&command.bpffs);
+    runtime.block_on(agent::run(config, file, &instance, command.replace))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -17,7 +17,7 @@ use crate::api::{self, GroupStatus, ListenerStatus, TargetStatus};
 /// of dsr. Health is initial, healthy, unhealthy, draining or unused. A target
 /// that is not healthy has a reason beside it. SHARE is its part of the group's
 /// new flows at present. FLOWS are the established ones, counted
-/// every few seconds; the other counters are since the agent's start.
+/// every few seconds; the other counters are since xlb was loaded.
 #[derive(Debug, clap::Args)]
 pub(super) struct Status {
     /// Print everything as one JSON document
@@ -28,7 +28,7 @@ pub(super) struct Status {
 }
 
 pub(super) fn run(command: &Status) -> anyhow::Result<ExitCode> {
-    let status = runtime()?.block_on(api::fetch_status(&command.socket.socket))?;
+    let status = runtime()?.block_on(api::fetch_status(&command.socket.path()))?;
     let text = if command.json {
         serde_json::to_string_pretty(&status)? + "\n"
     } else {

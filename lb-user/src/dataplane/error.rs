@@ -1,7 +1,7 @@
 //! What can go wrong between the agent and the kernel, in the words that the
 //! operator gets to read.
 
-use std::{error::Error, io};
+use std::{error::Error, io, path::PathBuf};
 
 use aya::{EbpfError, programs::ProgramError};
 
@@ -34,6 +34,8 @@ pub enum LoadError {
     Statistics { name: &'static str, log: String },
     #[error(transparent)]
     Map(#[from] MapError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
 }
 
 impl LoadError {
@@ -85,10 +87,17 @@ pub enum AttachError {
     NoTcx { interface: String, reason: String },
     #[error("{interface} takes no tc program: {reason}")]
     NoTc { interface: String, reason: String },
+    #[error(
+        "the program on {interface} could not be replaced ({reason}): `xlb unload` removes it, \
+         which ends all flows"
+    )]
+    Swap { interface: String, reason: String },
     #[error("a program could not be detached from {interface}: {reason}")]
     Detach { interface: String, reason: String },
     #[error(transparent)]
     Program(#[from] LoadError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +122,62 @@ pub enum MapError {
         name: &'static str,
         #[source]
         source: io::Error,
+    },
+}
+
+/// What is wrong with what is pinned, or where it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    #[error(
+        "no BPF filesystem is mounted at {}, where xlb keeps what outlives it, and none can be \
+         mounted ({source}): run `mount -t bpf bpf {}`, or name another with --bpffs",
+        .path.display(), .path.display()
+    )]
+    NotMounted {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "another version of xlb is at work in the kernel: the maps in {} have layout {found}, and \
+         this version's is {expected}. `xlb run --replace` removes them and starts anew, which \
+         ends all flows",
+        .folder.display()
+    )]
+    Layout {
+        folder: PathBuf,
+        found: u64,
+        expected: u64,
+    },
+    #[error(
+        "the maps in {} don't fit: {name} has {found}, and should have {expected}. `xlb run \
+         --replace` removes them and starts anew, which ends all flows",
+        .folder.display()
+    )]
+    Shape {
+        folder: PathBuf,
+        name: String,
+        found: String,
+        expected: String,
+    },
+    #[error(
+        "what is pinned in {} is attached to interfaces of another network namespace: give this \
+         agent another --instance",
+        .folder.display()
+    )]
+    OtherNetwork { folder: PathBuf },
+    #[error("could not {action} {}", .path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("could not read the map that is pinned at {}", .path.display())]
+    Map {
+        path: PathBuf,
+        #[source]
+        source: aya::maps::MapError,
     },
 }
 

@@ -40,7 +40,7 @@ pub struct Figures {
 /// # Errors
 /// As [`super::Dataplane::load`].
 pub fn figures(capacity: &Capacity) -> Result<Vec<Figures>, LoadError> {
-    let mut ebpf = open(capacity, VerifierLogLevel::STATS)?;
+    let mut ebpf = open(capacity, VerifierLogLevel::STATS, None, |_| true)?;
     [INGRESS, EGRESS, HANDOFF]
         .into_iter()
         .map(|name| of(&mut ebpf, name))

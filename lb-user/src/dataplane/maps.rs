@@ -2,6 +2,7 @@
 
 mod family;
 mod filter;
+mod observe;
 
 use std::{
     collections::BTreeMap,

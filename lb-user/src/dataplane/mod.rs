@@ -2,12 +2,16 @@
 //! counters. Nothing else in the agent touches a map or a program.
 
 mod attach;
+mod bpffs;
 mod error;
 mod family;
 mod figures;
 mod flows;
 mod kernel;
 mod maps;
+mod pins;
+mod resize;
+mod shape;
 mod sweep;
 mod syscall;
 
@@ -18,30 +22,29 @@ use aya::{
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 use lb_common::{
-    Ipv4, Ipv6,
     counters::{DropReason, Traffic},
-    limits::{ENTRIES_PER_FLOW, MAX_SECURITY_PREFIXES},
+    limits::MAX_SECURITY_PREFIXES,
 };
 use tracing::debug;
 
-pub use attach::{Attached, TcHook, XdpHook};
-pub use error::{AttachError, LoadError, MapError};
+pub use attach::{AttachOptions, Attached, TcHook, XdpHook};
+pub use error::{AttachError, LoadError, MapError, PinError};
 pub use figures::{Figures, figures};
 pub use flows::{FlowTables, Flows};
 pub use kernel::Kernel;
+pub use pins::Pins;
 pub use sweep::{Sweep, Swept};
 
-use self::family::Keyed as _;
+use self::{resize::Resize, shape::Resized};
 use crate::{
-    config::{Capacity, TcMode, XdpMode},
-    reconcile::Change,
+    config::Capacity,
+    reconcile::{Change, MapState},
 };
 
 /// The programs as the build script made them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xlb-ebpf"));
 
-/// Names of the programs in the object.
-/// What their names begin with.
+/// What the names of the programs begin with.
 pub const PROGRAM_PREFIX: &str = "xlb_";
 const INGRESS: &str = "xlb_ingress";
 const EGRESS: &str = "xlb_egress";
@@ -52,22 +55,56 @@ const HANDOFF: &str = "xlb_handoff";
 const SECURITY_ENTRIES: u32 = 2 * MAX_SECURITY_PREFIXES;
 
 /// The loaded programs, their attachments and their maps. Dropping it detaches
-/// everything.
+/// everything, unless it is pinned.
 pub struct Dataplane {
     ebpf: Ebpf,
     attachments: BTreeMap<u32, attach::Attachment>,
     maps: maps::Maps,
+    pins: Option<Pins>,
+    adopted: bool,
+    resize: Option<Resize>,
 }
 
 impl Dataplane {
-    /// Loads the programs with maps for `capacity`. Nothing is attached yet.
+    /// Loads the programs with maps for `capacity`. Nothing is attached yet, and
+    /// nothing outlives this value.
     ///
     /// # Errors
     /// If the kernel is too old, or refuses the maps (rights, memory) or the
     /// programs (the verifier's words are in the error).
     pub fn load(capacity: &Capacity) -> Result<Self, LoadError> {
         kernel::require_supported()?;
-        let mut ebpf = open(capacity, VerifierLogLevel::default())?;
+        Self::load_with(capacity, None, false, &[])
+    }
+
+    /// The same with maps that are pinned: those that are there are adopted, or
+    /// what they hold is, if they are of another size.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and if the pinned maps are of another layout;
+    /// nothing has changed then.
+    pub fn load_pinned(capacity: &Capacity, pins: Pins) -> Result<Self, LoadError> {
+        kernel::require_supported()?;
+        let adopted = pins.has_maps()?;
+        let resized = match adopted {
+            true => shape::check(&pins, capacity)?,
+            false => {
+                pins.clear_unfinished()?;
+                Vec::new()
+            }
+        };
+        Self::load_with(capacity, Some(pins), adopted, &resized)
+    }
+
+    fn load_with(
+        capacity: &Capacity,
+        pins: Option<Pins>,
+        adopted: bool,
+        resized: &[Resized],
+    ) -> Result<Self, LoadError> {
+        let is_adopted = |name: &str| !resized.iter().any(|it| it.name == name);
+        let log = VerifierLogLevel::default();
+        let mut ebpf = open(capacity, log, pins.as_ref(), is_adopted)?;
         let ingress: &mut Xdp = program(&mut ebpf, INGRESS)?;
         patiently(|| ingress.load()).map_err(|error| LoadError::from_program(INGRESS, error))?;
         for name in [EGRESS, HANDOFF] {
@@ -75,39 +112,101 @@ impl Dataplane {
             patiently(|| classifier.load())
                 .map_err(|error| LoadError::from_program(name, error))?;
         }
+        if let Some(pins) = &pins {
+            pins.pin_maps(ebpf.maps().filter(|(name, _)| shape::is_kept(name)))?;
+        }
+        let resize = match &pins {
+            Some(pins) if !resized.is_empty() => Some(Resize::begin(pins, resized, &ebpf)?),
+            _ => None,
+        };
         // Only now: the programs refer to the maps by file descriptors.
         let maps = maps::Maps::take(&mut ebpf)?;
         Ok(Self {
             ebpf,
             attachments: BTreeMap::new(),
             maps,
+            pins,
+            adopted,
+            resize,
         })
     }
 
-    /// Attaches all programs to an interface. For clsact it adds the qdisc,
-    /// which the caller removes, if it wasn't there.
+    /// Ends what was begun for another capacity. To be called once the programs
+    /// are attached everywhere.
+    ///
+    /// # Errors
+    /// If a new map can't be pinned.
+    pub fn finish_resize(&mut self) -> Result<(), LoadError> {
+        match (&self.pins, self.resize.take()) {
+            (Some(pins), Some(resize)) => resize.finish(pins),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether its maps were there before.
+    #[must_use]
+    pub fn is_adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// What the maps hold. Of Maglev tables only the size can be read, see
+    /// [`UNKNOWN_SLOT`](crate::reconcile::UNKNOWN_SLOT).
+    ///
+    /// # Errors
+    /// If a map can't be read.
+    pub fn observe(&mut self) -> Result<MapState, MapError> {
+        self.maps.observe()
+    }
+
+    /// Whether the instance's programs are attached to an interface already.
+    #[must_use]
+    pub fn holds(&self, index: u32) -> bool {
+        self.pins.as_ref().is_some_and(|pins| pins.has_xdp(index))
+    }
+
+    /// Attaches all programs to an interface, or puts them in the place of those
+    /// that the instance has there. For clsact it adds the qdisc, which the
+    /// caller removes, if it wasn't there.
     ///
     /// # Errors
     /// If a hook is taken or the driver can't; what was attached to this
-    /// interface by then is detached again, but for the qdisc.
-    pub fn attach(
-        &mut self,
-        name: &str,
-        index: u32,
-        xdp: XdpMode,
-        tc: TcMode,
-    ) -> Result<Attached, AttachError> {
-        let attachment = attach::attach(&mut self.ebpf, name, index, xdp, tc)?;
+    /// interface by then is detached again, but for the qdisc and what was
+    /// replaced.
+    pub fn attach(&mut self, options: &AttachOptions<'_>) -> Result<Attached, AttachError> {
+        let attachment = attach::attach(&mut self.ebpf, self.pins.as_ref(), options)?;
         let attached = attachment.hooks();
-        self.attachments.insert(index, attachment);
+        self.attachments.insert(options.index, attachment);
         Ok(attached)
+    }
+
+    /// Interfaces that aren't attached to any more, but that the instance has
+    /// links on.
+    ///
+    /// # Errors
+    /// If the pins can't be read.
+    pub fn left_over(&self) -> Result<Vec<u32>, PinError> {
+        let pinned = self.pins.as_ref().map_or(Ok(Vec::new()), Pins::interfaces);
+        let mut others = pinned?;
+        others.retain(|index| !self.attachments.contains_key(index));
+        Ok(others)
+    }
+
+    /// Detaches from every interface but those that were attached to since the
+    /// programs were loaded.
+    ///
+    /// # Errors
+    /// If the kernel refuses to give up a hook.
+    pub fn detach_left_over(&self) -> Result<(), PinError> {
+        let kept: Vec<u32> = self.attachments.keys().copied().collect();
+        let pins = self.pins.as_ref();
+        pins.map_or(Ok(()), |pins| pins.detach_others(&kept))
     }
 
     /// Takes note that an interface is gone: the kernel has let go of what was
     /// attached to it.
     pub fn forget(&mut self, index: u32) {
         if let Some(attachment) = self.attachments.remove(&index)
-            && let Err(error) = attachment.detach(&mut self.ebpf)
+            && let Err(error) = attachment.detach()
         {
             debug!(
                 index,
@@ -134,10 +233,18 @@ impl Dataplane {
     pub fn detach(&mut self) -> Result<(), AttachError> {
         let mut result = Ok(());
         for (_, attachment) in std::mem::take(&mut self.attachments) {
-            let detached = attachment.detach(&mut self.ebpf);
+            let detached = attachment.detach();
             result = result.and(detached);
         }
         result
+    }
+
+    /// Lets go of the maps, and of whatever else is pinned.
+    ///
+    /// # Errors
+    /// If a pin can't be removed; all others are.
+    pub fn unpin(&self) -> Result<(), PinError> {
+        self.pins.as_ref().map_or(Ok(()), Pins::remove)
     }
 
     /// Applies one change of the maps' contents.
@@ -223,23 +330,37 @@ impl Dataplane {
     }
 }
 
-/// The object with maps for `capacity`. Its programs aren't loaded yet.
-fn open(capacity: &Capacity, log: VerifierLogLevel) -> Result<Ebpf, LoadError> {
-    let flow_entries = capacity.flows * ENTRIES_PER_FLOW;
-    let half_open_entries = capacity.half_open_flows * ENTRIES_PER_FLOW;
+/// Filters of a clsact qdisc don't end with this process by themselves.
+impl Drop for Dataplane {
+    fn drop(&mut self) {
+        if self.pins.is_none()
+            && let Err(error) = self.detach()
+        {
+            debug!(error = error::chain(&error), "could not detach");
+        }
+    }
+}
+
+/// The object with maps for `capacity`, the pinned ones of those that are to be
+/// adopted. Its programs aren't loaded yet.
+fn open(
+    capacity: &Capacity,
+    log: VerifierLogLevel,
+    pins: Option<&Pins>,
+    is_adopted: impl Fn(&str) -> bool,
+) -> Result<Ebpf, LoadError> {
+    let mut pinned = pins.map_or(Ok(Vec::new()), Pins::map_names)?;
+    pinned.retain(|name| shape::is_kept(name) && is_adopted(name));
     let mut loader = EbpfLoader::new();
-    for names in [Ipv4::NAMES, Ipv6::NAMES] {
-        loader
-            .map_max_entries(names.established, flow_entries)
-            .map_max_entries(names.half_open, half_open_entries)
-            .map_max_entries(names.security, SECURITY_ENTRIES);
+    for (name, size) in shape::sizes(capacity) {
+        loader.map_max_entries(name, size);
+    }
+    if let Some(pins) = pins {
+        for name in &pinned {
+            loader.map_pin_path(name, pins.map(name));
+        }
     }
     loader
-        .map_max_entries("TARGETS", capacity.targets)
-        .map_max_entries("TARGET_TRAFFIC", capacity.targets)
-        .map_max_entries("LISTENER_TRAFFIC", capacity.listeners)
-        .map_max_entries("LISTENER_LIMITS", capacity.listeners)
-        .map_max_entries("TARGET_FLOWS", capacity.targets)
         .verifier_log_level(log)
         .load(OBJECT)
         .map_err(LoadError::from_object)

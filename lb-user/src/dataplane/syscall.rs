@@ -1,7 +1,9 @@
 //! Raw `bpf(2)`, for what aya has no wrapper for: maps in batches (a million
 //! flows in hundreds of calls instead of millions, a Maglev table in one) and
-//! through handles that may be used off the agent's own task; and a program's
-//! instructions.
+//! through handles that may be used off the agent's own task; and what the
+//! kernel tells of its objects.
+
+mod objects;
 
 use std::{
     io,
@@ -10,11 +12,12 @@ use std::{
 
 use bytemuck::Pod;
 
+pub(super) use objects::{MapInfo, detach_link, instructions, link_info, map_info, pin, pinned};
+
 /// Of `enum bpf_cmd` in linux/bpf.h.
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
@@ -52,6 +55,38 @@ pub(super) fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) ->
     match element(BPF_MAP_UPDATE_ELEM, &attr)? {
         true => Ok(()),
         false => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+    }
+}
+
+/// What becomes of an entry that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Existing {
+    IsReplaced,
+    Stays,
+}
+
+/// Puts an entry into a hash map.
+pub(super) fn insert<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    key: &K,
+    value: &V,
+    existing: Existing,
+) -> io::Result<()> {
+    /// Of linux/bpf.h.
+    const BPF_NOEXIST: u64 = 1;
+    let attr = ElementAttr {
+        map_fd: map.as_raw_fd() as u32,
+        key: core::ptr::from_ref(key) as u64,
+        value: core::ptr::from_ref(value) as u64,
+        flags: match existing {
+            Existing::IsReplaced => 0,
+            Existing::Stays => BPF_NOEXIST,
+        },
+        ..ElementAttr::default()
+    };
+    match element(BPF_MAP_UPDATE_ELEM, &attr) {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        inserted => inserted.map(drop),
     }
 }
 
@@ -212,64 +247,5 @@ impl<'a, K: Pod, V: Pod> Batches<'a, K, V> {
         }
         self.position = Some(next_position);
         Ok(attr.count as usize)
-    }
-}
-
-/// The first members of `struct bpf_prog_info` (linux/bpf.h); the kernel fills
-/// as much as there is room for.
-#[repr(C)]
-#[derive(Default)]
-struct ProgramInfo {
-    kind: u32,
-    id: u32,
-    tag: [u8; 8],
-    jited_length: u32,
-    translated_length: u32,
-    jited: u64,
-    translated: u64,
-}
-
-/// The `info` member of `union bpf_attr` (linux/bpf.h).
-#[repr(C)]
-struct InfoAttr {
-    fd: u32,
-    length: u32,
-    info: u64,
-}
-
-/// A loaded program's instructions, as the verifier has changed them.
-pub(super) fn instructions(program: BorrowedFd<'_>) -> io::Result<Vec<[u8; 8]>> {
-    let mut info = ProgramInfo::default();
-    program_info(program, &mut info)?;
-    let mut instructions = vec![[0u8; 8]; info.translated_length as usize / 8];
-    info = ProgramInfo {
-        translated_length: info.translated_length,
-        translated: instructions.as_mut_ptr() as u64,
-        ..ProgramInfo::default()
-    };
-    program_info(program, &mut info)?;
-    Ok(instructions)
-}
-
-/// Fills `info`, and the buffer that it points to.
-fn program_info(program: BorrowedFd<'_>, info: &mut ProgramInfo) -> io::Result<()> {
-    let mut attr = InfoAttr {
-        fd: program.as_raw_fd() as u32,
-        length: size_of::<ProgramInfo>() as u32,
-        info: core::ptr::from_mut(info) as u64,
-    };
-    // SAFETY: `info` is live, and a length in it is that of the live buffer
-    // beside it, or zero; the kernel keeps neither pointer.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET_INFO_BY_FD,
-            &raw mut attr,
-            size_of::<InfoAttr>(),
-        )
-    };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
     }
 }

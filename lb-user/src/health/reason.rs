@@ -2,6 +2,8 @@
 
 use std::{fmt, io};
 
+use serde::{Deserialize, Serialize};
+
 /// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
@@ -17,7 +19,8 @@ pub enum Outcome {
 ///
 /// Every variant has a stable [`code`](Self::code) for machines; `Display` is
 /// the sentence for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// New, and its first check has no result yet.
     RegistrationInProgress,

@@ -9,10 +9,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::reason::{Outcome, Reason};
 use crate::config::HealthCheck;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Health {
     /// No result yet.
     Initial,
@@ -45,7 +48,7 @@ impl fmt::Display for Health {
 }
 
 /// What is known of one target.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetHealth {
     pub health: Health,
     /// Why it isn't healthy; of a healthy target, why its last check failed.
@@ -160,6 +163,12 @@ impl TargetHealth {
             }
             Health::Initial | Health::Healthy | Health::Unhealthy => None,
         }
+    }
+
+    /// It is known to have taken flows.
+    pub fn presume_healthy(&mut self, now: SystemTime) {
+        self.before = None;
+        self.enter(Health::Healthy, None, now);
     }
 
     fn succeeded(&mut self, now: SystemTime, threshold: u32) -> Option<Transition> {

@@ -19,6 +19,27 @@ pub struct Filter {
     pub program: Option<String>,
 }
 
+impl Filter {
+    /// Whether it sees what goes out, and not what comes in.
+    #[must_use]
+    pub fn is_egress(&self) -> bool {
+        self.header.parent.minor == TcHandle::MIN_EGRESS
+    }
+
+    /// Its place among the filters.
+    #[must_use]
+    pub fn priority(&self) -> u16 {
+        (self.header.info >> 16) as u16
+    }
+
+    /// What names it among those of its priority: major and minor number.
+    #[must_use]
+    pub fn handle(&self) -> (u16, u16) {
+        let TcHandle { major, minor } = self.header.handle;
+        (major, minor)
+    }
+}
+
 impl Netlink {
     /// The filters in an interface's clsact qdisc; `None` if it has none.
     ///

@@ -4,7 +4,7 @@ mod rules;
 
 use std::collections::BTreeMap;
 
-use super::state::{Change, Element, MapState, elements};
+use super::state::{Change, Element, MapState, UNKNOWN_SLOT, elements};
 
 /// The changes from `observed` to `desired`, in an order in which each state
 /// between is sound: a target is known before a slot names it, a table is there
@@ -117,9 +117,12 @@ fn gone<'a, K: Ord, V>(
     observed.keys().filter(|key| !desired.contains_key(key))
 }
 
-/// Only what changed, unless the table is new or of another size.
+/// Only what changed, unless the table is new, of another size, or not known.
 fn table(group: u32, observed: Option<&Vec<u16>>, desired: &[u16]) -> Change {
-    let Some(observed) = observed.filter(|observed| observed.len() == desired.len()) else {
+    let is_like = |observed: &&Vec<u16>| {
+        observed.len() == desired.len() && observed.first() != Some(&UNKNOWN_SLOT)
+    };
+    let Some(observed) = observed.filter(is_like) else {
         return Change::CreateTable {
             group,
             slots: desired.to_vec(),

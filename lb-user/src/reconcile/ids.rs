@@ -3,6 +3,8 @@
 //! name it, so an id is used again as late as can be, and a target's only with
 //! a new generation.
 
+mod saved;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
@@ -10,13 +12,17 @@ use std::{
     num::NonZeroU16,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     address::with_port,
     config::{Capacity, Config, Ports, Target, TargetGroup},
 };
 
+pub use saved::SavedIds;
+
 /// A target as the agent knows it: within its group, by address and port.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TargetKey {
     pub group: String,
     /// `None`: this host.
@@ -170,6 +176,19 @@ impl<K: Ord> Pool<K> {
                 *generation = generation.wrapping_add(1).max(1);
                 self.owners.insert(owner, id);
             }
+        }
+    }
+
+    /// Gives `owner` a certain id as it is, if both are free.
+    fn claim(&mut self, owner: K, id: u32) -> bool {
+        let place = self.free.iter().position(|&free| free == id);
+        match place.filter(|_| !self.owners.contains_key(&owner)) {
+            Some(place) => {
+                self.free.remove(place);
+                self.owners.insert(owner, id);
+                true
+            }
+            None => false,
         }
     }
 }

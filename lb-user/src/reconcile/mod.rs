@@ -14,10 +14,10 @@ mod tables;
 pub use desired::{Availability, Desired, Inputs, desired, desired_group, interfaces};
 pub use diff::{diff, diff_group};
 pub use group::Balance;
-pub use ids::{Ids, TargetKey};
+pub use ids::{Ids, SavedIds, TargetKey};
 pub use ports::Block;
 pub use problem::Problem;
-pub use state::{Change, Element, MapState, Place, PlacePorts, elements, runs};
+pub use state::{Change, Element, MapState, Place, PlacePorts, UNKNOWN_SLOT, elements, runs};
 pub use tables::Tables;
 
 #[cfg(test)]

@@ -21,6 +21,10 @@ use crate::{
 /// What a table's map holds at one index.
 pub type Element = [u16; SLOTS_PER_ELEMENT as usize];
 
+/// A slot of a table that another agent has made, of which only the size is
+/// known. No target has this id.
+pub const UNKNOWN_SLOT: u16 = NO_TARGET - 1;
+
 /// Where an entry of a listener stands: in the maps of its address's family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {

@@ -17,7 +17,7 @@ use lb_common::{
 };
 use lb_user::{
     config::{Capacity, TcMode, XdpMode},
-    dataplane::Dataplane,
+    dataplane::{AttachOptions, Dataplane},
     reconcile::{MapState, diff},
 };
 use xlb_tests::{
@@ -62,9 +62,14 @@ impl Kernel {
         let mut dataplane = Dataplane::load(&CAPACITY).unwrap();
         for (n, index) in interfaces.into_iter().enumerate() {
             let name = format!("eth{n}");
-            dataplane
-                .attach(&name, index, XdpMode::Native, TcMode::Auto)
-                .unwrap();
+            let options = AttachOptions {
+                interface: &name,
+                index,
+                xdp: XdpMode::Native,
+                tc: TcMode::Auto,
+                filters: &[],
+            };
+            dataplane.attach(&options).unwrap();
         }
         let ids = dataplane.ingress().unwrap().info().unwrap();
         let ids = ids.map_ids().unwrap().unwrap();

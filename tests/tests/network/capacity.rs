@@ -16,7 +16,7 @@ use xlb_tests::{
     process::Process,
     topology::{BALANCER, Topology},
     wait,
-    xlb::{Xlb, binary},
+    xlb::{self, Xlb},
 };
 
 const GROUPS: u16 = 1_024;
@@ -107,16 +107,14 @@ fn all_of_them_are_checked_and_balanced() -> Result<()> {
 fn a_start_can_be_interrupted() -> Result<()> {
     let topology = Topology::one_host(1)?;
     let directory = topology.directory();
-    let (file, socket) = (directory.join("xlb.toml"), directory.join("xlb.sock"));
+    let file = directory.join("xlb.toml");
     fs::write(&file, config(65_537))?;
-    let mut command = topology.balancer.command(binary()?);
-    command.arg("run").arg("--config").arg(&file);
-    command.arg("--socket").arg(&socket);
+    let mut command = xlb::command(&topology.balancer, directory, "run")?;
+    command.arg("--config").arg(&file);
     let mut process = Process::spawn(&mut command, &directory.join("xlb.log"))?;
     process.wait_for_line("attached", Duration::from_secs(10))?;
 
-    let mut status = topology.balancer.command(binary()?);
-    status.arg("status").arg("--socket").arg(&socket);
+    let mut status = xlb::command(&topology.balancer, directory, "status")?;
     let answer = xlb_tests::command::output(&mut status)?;
     let answer = String::from_utf8_lossy(&answer.stderr).into_owned();
     ensure!(answer.contains("starting"), "status says: {answer}");
@@ -127,6 +125,8 @@ fn a_start_can_be_interrupted() -> Result<()> {
     wait::pause(Duration::from_millis(100))?;
     let links = topology.balancer.run("ip -d -o link show dev eth0")?;
     ensure!(!links.contains("prog/xdp"), "left behind: {links}");
-    ensure!(!socket.exists(), "the socket is left behind");
+    for left in ["run", "bpf/xlb"] {
+        ensure!(!directory.join(left).exists(), "{left} is left behind");
+    }
     Ok(())
 }

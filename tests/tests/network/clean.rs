@@ -1,8 +1,8 @@
 //! The agent leaves the host as it found it.
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use xlb_tests::{
     client,
@@ -54,10 +54,10 @@ fn settled_state(namespace: &Namespace, interfaces: &[String]) -> Result<String>
 }
 
 fn leaves_nothing(setup: &Setup) -> Result<()> {
-    leaves_nothing_after(setup, Signal::SIGTERM)
+    leaves_nothing_after(setup, Xlb::unload)
 }
 
-fn leaves_nothing_after(setup: &Setup, signal: Signal) -> Result<()> {
+fn leaves_nothing_after(setup: &Setup, end: impl FnOnce(Xlb) -> Result<()>) -> Result<()> {
     let topology = setup.topology()?;
     let config: Config = setup.config(&topology);
     let balancer = topology.balancer.clone();
@@ -71,16 +71,18 @@ fn leaves_nothing_after(setup: &Setup, signal: Signal) -> Result<()> {
         during != before,
         "a running agent left no trace: this test sees nothing"
     );
-    let socket = scenario.xlb.socket.clone();
-    ensure!(socket.exists(), "no socket at {}", socket.display());
-    scenario.xlb.stop_by(signal)?;
+    let folders = [scenario.xlb.folder(), scenario.xlb.pins()];
+    for folder in &folders {
+        ensure!(folder.exists(), "no {}", folder.display());
+    }
+    end(scenario.xlb)?;
 
     same(&before, &state(&balancer, &config.interfaces)?)?;
-    ensure!(
-        !Path::new(&socket).exists(),
-        "{} is left behind",
-        socket.display()
-    );
+    for folder in &folders {
+        // Nor the folder that it is in.
+        let folder = folder.parent().context("no parent")?;
+        ensure!(!folder.exists(), "{} is left behind", folder.display());
+    }
     Ok(())
 }
 
@@ -131,7 +133,7 @@ fn after_every_signal_that_ends_it() -> Result<()> {
         tc_mode: Some("clsact"),
         ..setup
     };
-    leaves_nothing_after(&setup, Signal::SIGINT)
+    leaves_nothing_after(&setup, |xlb| xlb.stop_by(Signal::SIGINT))
 }
 
 /// Started with flags there is no file to read again.
@@ -182,8 +184,12 @@ fn a_start_that_fails() -> Result<()> {
 }
 
 /// An agent is killed, which leaves its clsact filters, and another one is
-/// started with `tc_mode` and ended.
-fn after_a_killed_one(tc_mode: &'static str, others: &[&str]) -> Result<()> {
+/// started with `tc_mode` and ended. `between` may do more harm.
+fn after_a_killed_one(
+    tc_mode: &'static str,
+    others: &[&str],
+    between: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
     let setup = Setup {
         tc_mode: Some("clsact"),
         ..Setup::new(Mode::Local, 2)
@@ -198,7 +204,9 @@ fn after_a_killed_one(tc_mode: &'static str, others: &[&str]) -> Result<()> {
         topology,
         ..
     } = setup.start_with(topology, &config)?;
+    let pins = xlb.pins();
     drop(xlb); // kills it
+    between(&pins)?;
     let filters = |direction| balancer.run(&format!("tc filter show dev eth0 {direction}"));
     ensure!(
         filters("ingress")?.contains("xlb_handoff") && filters("egress")?.contains("xlb_egress"),
@@ -220,7 +228,7 @@ fn after_a_killed_one(tc_mode: &'static str, others: &[&str]) -> Result<()> {
             "stale filters on {direction}: {filters}"
         );
     }
-    xlb.stop()?;
+    xlb.unload()?;
     if !others.is_empty() {
         // Others' filters stay, and with them the qdisc that they are in.
         ensure!(
@@ -234,14 +242,32 @@ fn after_a_killed_one(tc_mode: &'static str, others: &[&str]) -> Result<()> {
 
 #[test]
 fn after_a_kill_with_clsact() -> Result<()> {
-    after_a_killed_one("clsact", &[])?;
-    after_a_killed_one("tcx", &[])
+    after_a_killed_one("clsact", &[], |_| Ok(()))?;
+    after_a_killed_one("tcx", &[], |_| Ok(()))
+}
+
+/// As if the BPF filesystem had been unmounted: XDP goes with its link, and the
+/// filters are nobody's.
+#[test]
+fn after_the_pins_are_lost() -> Result<()> {
+    let lose = |pins: &Path| {
+        for folder in ["links", "maps"] {
+            for pin in fs::read_dir(pins.join(folder))? {
+                fs::remove_file(pin?.path())?;
+            }
+            fs::remove_dir(pins.join(folder))?;
+        }
+        // The kernel takes a moment to let go of a link.
+        wait::pause(Duration::from_millis(500))
+    };
+    after_a_killed_one("clsact", &[], lose)?;
+    after_a_killed_one("tcx", &[], lose)
 }
 
 #[test]
 fn other_filters_stay() -> Result<()> {
     let other = "ingress protocol ip prio 5 u32 match ip dst 203.0.113.9/32 flowid 1:1";
-    after_a_killed_one("clsact", &[other])
+    after_a_killed_one("clsact", &[other], |_| Ok(()))
 }
 
 /// An address that no interface has is there while the agent runs.
@@ -268,7 +294,7 @@ fn again_and_again() -> Result<()> {
             scenario.get("/")?.starts_with("web"),
             "no answer through {VIP}"
         );
-        scenario.xlb.stop()?;
+        scenario.xlb.unload()?;
         ensure!(
             scenario
                 .topology

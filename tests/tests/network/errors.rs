@@ -7,7 +7,7 @@ use xlb_tests::{
     netns::Namespace,
     process::Process,
     topology::Topology,
-    xlb::{Xlb, binary},
+    xlb::{self, Xlb, binary},
 };
 
 use super::scenario::{HEALTH, Mode, Setup};
@@ -19,12 +19,9 @@ const FLAGS: [&str; 4] = ["--listen", ":80", "--target", ":8081"];
 /// `words` (in any case) in a few lines.
 fn fails(topology: &Topology, arguments: &[&str], words: &[&str]) -> Result<()> {
     let directory = topology.directory();
-    let socket = directory.join("fails.sock");
-    let mut command = topology.balancer.command(binary()?);
+    let (subcommand, arguments) = arguments.split_first().context("no subcommand")?;
+    let mut command = xlb::command(&topology.balancer, directory, subcommand)?;
     command.args(arguments);
-    if arguments.first() == Some(&"run") {
-        command.arg("--socket").arg(&socket);
-    }
     let mut process = Process::spawn(&mut command, &directory.join("fails.log"))?;
     let status = process.wait(Duration::from_secs(10))?;
     says(&process.output(), words)?;
@@ -32,7 +29,9 @@ fn fails(topology: &Topology, arguments: &[&str], words: &[&str]) -> Result<()> 
         status.code().is_some_and(|code| code != 0),
         "exit status {status}"
     );
-    ensure!(!socket.exists(), "a socket is left behind");
+    for left in ["run", "bpf/xlb"] {
+        ensure!(!directory.join(left).exists(), "{left} is left behind");
+    }
     unattached(&topology.balancer)
 }
 
@@ -90,8 +89,8 @@ fn socket_where_something_else_is() -> Result<()> {
     let topology = Topology::one_host(1)?;
     let directory = topology.directory();
     let run = |interface: &str, socket: &Path, words: &[&str]| {
-        let mut command = topology.balancer.command(binary()?);
-        command.args(["run", "--interface", interface]).args(FLAGS);
+        let mut command = xlb::command(&topology.balancer, directory, "run")?;
+        command.args(["--interface", interface]).args(FLAGS);
         command.arg("--socket").arg(socket);
         let mut process = Process::spawn(&mut command, &directory.join("socket.log"))?;
         let status = process.wait(Duration::from_secs(10))?;
@@ -184,6 +183,7 @@ fn not_root() -> Result<()> {
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(&copy);
     command.args(["run", "--interface", "eth0"]).args(FLAGS);
+    command.arg("--run-dir").arg(directory.join("run"));
     let mut process = Process::spawn(&mut command, &directory.join("nobody.log"))?;
     let status = process.wait(Duration::from_secs(10))?;
     ensure!(

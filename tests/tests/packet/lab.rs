@@ -11,7 +11,7 @@ use lb_common::{
 };
 use lb_user::{
     config::{Capacity, TcMode, XdpMode},
-    dataplane::Dataplane,
+    dataplane::{AttachOptions, Dataplane},
     reconcile::{Change, Place},
 };
 use xlb_tests::{
@@ -90,9 +90,14 @@ impl Lab {
         let [eth0, eth1, eth2] = ["eth0", "eth1", "eth2"].map(index);
         let mut dataplane = Dataplane::load(&capacity).unwrap();
         for (name, index) in [("eth0", eth0), ("eth1", eth1)] {
-            dataplane
-                .attach(name, index, XdpMode::Native, TcMode::Auto)
-                .unwrap();
+            let options = AttachOptions {
+                interface: name,
+                index,
+                xdp: XdpMode::Native,
+                tc: TcMode::Auto,
+                filters: &[],
+            };
+            dataplane.attach(&options).unwrap();
         }
         let mut lab = Self {
             namespace,

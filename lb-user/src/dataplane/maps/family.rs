@@ -1,5 +1,7 @@
 //! The maps that each address family has of its own.
 
+use std::collections::BTreeMap;
+
 use aya::{
     Ebpf, Pod,
     maps::{HashMap, LpmTrie, MapData, lpm_trie::Key},
@@ -10,10 +12,12 @@ use lb_common::{
     security_group::{GROUP_BITS, Rule, SourceKey},
 };
 
-use super::{open, removed, written};
+use super::{observe::unread, open, removed, written};
 use crate::{
+    address::Prefix,
+    config,
     dataplane::{error::MapError, family::Keyed},
-    reconcile::{Block, Place, PlacePorts},
+    reconcile::{Block, MapState, Place, PlacePorts},
 };
 
 /// One family's maps that the agent writes.
@@ -36,6 +40,49 @@ where
             vips: open(ebpf, A::NAMES.vips)?,
             security: open(ebpf, A::NAMES.security)?,
         })
+    }
+
+    /// Adds what these maps hold to `state`, and the rules by security group to
+    /// `rules`.
+    pub(super) fn observe(
+        &self,
+        state: &mut MapState,
+        rules: &mut BTreeMap<u32, Vec<(Prefix, config::Rule)>>,
+    ) -> Result<(), MapError> {
+        for entry in self.listeners.iter() {
+            let (key, entry) = entry.map_err(unread(A::NAMES.listeners))?;
+            let ports = PlacePorts::One(key.port.get());
+            state.listeners.insert(place(key, ports), entry);
+        }
+        for entry in self.ranges.iter() {
+            let (prefix, entry) = entry.map_err(unread(A::NAMES.ranges))?;
+            let key = prefix.data();
+            let open_bits = ListenerKey::<A>::BITS.saturating_sub(prefix.prefix_len());
+            let block = Block {
+                first: key.port.get(),
+                open_bits: open_bits as u8,
+            };
+            state
+                .listeners
+                .insert(place(key, PlacePorts::Block(block)), entry);
+        }
+        for entry in self.vips.iter() {
+            let (address, entry) = entry.map_err(unread(A::NAMES.vips))?;
+            state.vips.insert(address.to_ip(), entry);
+        }
+        for entry in self.security.iter() {
+            let (key, rule) = entry.map_err(unread(A::NAMES.security))?;
+            let SourceKey { group, address } = key.data();
+            let length = key.prefix_len().saturating_sub(GROUP_BITS) as u8;
+            let prefix = Prefix::around(address.to_ip(), length);
+            let rule = match rule == Rule::Allow as u32 {
+                true => Rule::Allow,
+                false => Rule::Deny,
+            };
+            let rules: &mut Vec<_> = rules.entry(group).or_default();
+            rules.extend(prefix.map(|prefix| (prefix, rule)));
+        }
+        Ok(())
     }
 
     pub(super) fn set_listener(
@@ -109,6 +156,14 @@ where
             A::NAMES.security,
             self.security.remove(&source_key(group, address, length)),
         )
+    }
+}
+
+fn place<A: Keyed>(key: ListenerKey<A>, ports: PlacePorts) -> Place {
+    Place {
+        address: key.address.to_ip(),
+        protocol: key.protocol,
+        ports,
     }
 }
 

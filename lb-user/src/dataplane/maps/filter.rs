@@ -5,12 +5,12 @@ use aya::{
     maps::{Array, MapData},
 };
 use lb_common::{
-    filter::{Filter, WORDS, bit},
+    filter::{Filter, bit},
     target::TargetEntry,
     wire::Wide,
 };
 
-use super::{MapError, open, written};
+use super::{MapError, observe::unread, open, written};
 
 /// What the map holds. Bits are only ever added: a flow outlives its listener
 /// and its target's place in the configuration, and a bit too many costs a
@@ -22,10 +22,9 @@ pub struct AddressFilter {
 
 impl AddressFilter {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
-        Ok(Self {
-            map: open(ebpf, "FILTER")?,
-            bits: Box::new([0; WORDS]),
-        })
+        let map: Array<MapData, Filter> = open(ebpf, "FILTER")?;
+        let bits = Box::new(map.get(&0, 0).map_err(unread("FILTER"))?);
+        Ok(Self { map, bits })
     }
 
     /// Lets packets with these addresses through. To be called before the data

@@ -163,6 +163,20 @@ proptest! {
         prop_assert_eq!(diff(&state, &b), []);
     }
 
+    /// As from maps that are adopted: of tables only the size is known.
+    #[test]
+    fn tables_that_arent_known_are_made_anew(a in state(), b in state()) {
+        let mut state = a;
+        for slots in state.tables.values_mut() {
+            slots.fill(UNKNOWN_SLOT);
+        }
+        for change in diff(&state.clone(), &b) {
+            prop_assert!(!matches!(change, Change::SetSlots { .. }), "{:?}", change);
+            state.apply(&change);
+        }
+        prop_assert_eq!(&state, &b);
+    }
+
     #[test]
     fn no_difference_is_no_change(a in state()) {
         prop_assert_eq!(diff(&a, &a), []);
