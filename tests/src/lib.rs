@@ -20,6 +20,7 @@ pub mod netns;
 pub mod process;
 pub mod programs;
 pub mod server;
+pub mod steady;
 pub mod syn_flood;
 pub mod topology;
 pub mod tunnel;

@@ -10,6 +10,7 @@ mod network {
     mod dsr;
     mod errors;
     mod fail_open;
+    mod faults;
     mod health;
     mod host_changes;
     mod icmp;
@@ -18,9 +19,12 @@ mod network {
     mod life_cycle;
     mod load;
     mod max_segment;
+    mod nothing_lost;
     mod path_mtu;
     mod protections;
+    mod random_changes;
     mod reload;
+    mod restart;
     mod scenario;
     mod slow_start;
     mod spread;

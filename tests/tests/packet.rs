@@ -13,6 +13,7 @@ mod packet {
     mod step;
     mod tunnel;
 
+    mod adopt;
     mod bad_input;
     mod devices;
     mod dsr;
