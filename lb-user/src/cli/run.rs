@@ -75,12 +75,14 @@ pub(super) struct Run {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Health check of --target")]
 struct Health {
-    /// How to check: http or tcp [default: http]
+    /// How to check: http, https or tcp [default: http]
     ///
-    /// http: a GET is answered with a status from 200 to 399. tcp: the connection is accepted.
+    /// http: a GET is answered with a status from 200 to 399. https: the same over TLS, with a
+    /// certificate for the target's address from an authority that this host trusts. tcp: the
+    /// connection is accepted.
     /// UDP can't be checked: a UDP service must speak one of these, at --health-port.
     #[arg(long, value_name = "PROTOCOL", conflicts_with = "config")]
-    #[arg(value_parser = ["http", "tcp"], hide_possible_values = true)]
+    #[arg(value_parser = ["http", "https", "tcp"], hide_possible_values = true)]
     health_protocol: Option<String>,
     /// Port to check [default: the target's own]
     #[arg(long, value_name = "PORT", conflicts_with = "config")]

@@ -9,6 +9,7 @@ mod listener;
 mod names;
 mod security_group;
 mod target;
+mod tls;
 mod together;
 
 use std::{
@@ -19,10 +20,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::limits::{
-    DEFAULT_FLOWS, DEFAULT_HALF_OPEN_FLOWS, DEFAULT_SOURCE_PORTS, MAX_FLOWS, MAX_LISTENERS,
-    MAX_TARGETS,
-};
+use lb_common::limits::{DEFAULT_SOURCE_PORTS, MAX_FLOWS, MAX_LISTENERS, MAX_TARGETS};
 use toml::de::DeTable;
 
 use super::{
@@ -72,7 +70,7 @@ fn read(root: Section<'_>, folder: &Path) -> Option<Config> {
     let capacity = capacity(&root);
     let timeouts = timeouts(&root);
     let source_ports = source_ports(&root);
-    let groups = group::groups(&root, capacity);
+    let groups = group::groups(&root, capacity, &tls::Trust::new(folder));
     let security_groups = security_group::security_groups(&root, folder);
     let listeners = listener::listeners(&root, &groups, &security_groups, capacity);
     together::check(&root, &listeners, &groups);
@@ -144,12 +142,7 @@ fn hash_key(root: &Section<'_>) -> u64 {
 }
 
 fn capacity(root: &Section<'_>) -> Capacity {
-    let mut capacity = Capacity {
-        listeners: 128,
-        targets: 1_024,
-        flows: DEFAULT_FLOWS,
-        half_open_flows: DEFAULT_HALF_OPEN_FLOWS,
-    };
+    let mut capacity = Capacity::default();
     if let Some(section) = root.section("capacity") {
         let set = |key, value: &mut u32, limit| {
             if let Some(number) = section.number(key, 1..=limit) {
