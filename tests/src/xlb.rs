@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    env, fmt,
+    env,
+    ffi::OsStr,
+    fmt,
     fmt::Write as _,
     fs,
     net::SocketAddr,
@@ -192,9 +194,23 @@ impl Xlb {
     /// # Errors
     /// If it doesn't get ready soon.
     pub fn start(namespace: &Namespace, config: &Config, directory: &Path) -> Result<Self> {
+        Self::start_by(&[], namespace, config, directory)
+    }
+
+    /// The same by a command that the words of `starter` begin.
+    ///
+    /// # Errors
+    /// If it doesn't get ready soon.
+    pub fn start_by(
+        starter: &[&str],
+        namespace: &Namespace,
+        config: &Config,
+        directory: &Path,
+    ) -> Result<Self> {
         let file = directory.join(CONFIG);
         fs::write(&file, config.to_string())?;
-        Self::run(namespace, &["--config", &file.to_string_lossy()], directory)
+        let arguments = ["--config", &file.to_string_lossy()];
+        Self::run_by(starter, namespace, &arguments, directory)
     }
 
     /// Writes another configuration to the file, and has the agent apply it.
@@ -251,9 +267,22 @@ impl Xlb {
     /// # Errors
     /// If it doesn't get ready soon.
     pub fn run(namespace: &Namespace, arguments: &[&str], directory: &Path) -> Result<Self> {
+        Self::run_by(&[], namespace, arguments, directory)
+    }
+
+    fn run_by(
+        starter: &[&str],
+        namespace: &Namespace,
+        arguments: &[&str],
+        directory: &Path,
+    ) -> Result<Self> {
         let socket = directory.join("xlb.sock");
-        let mut command = namespace.command(binary()?);
+        let binary = binary()?;
+        let words = starter.iter().map(OsStr::new);
+        let mut words = words.chain([binary.as_os_str()]);
+        let mut command = namespace.command(words.next().unwrap_or_default());
         command
+            .args(words)
             .arg("run")
             .args(arguments)
             .arg("--socket")

@@ -3,6 +3,7 @@
 
 mod network {
     mod bystanders;
+    mod capabilities;
     mod capacity;
     mod changes;
     mod clean;

@@ -8,7 +8,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{Socket, USAGE};
 use crate::{
-    agent,
+    agent, capabilities,
     config::{self, File, Flags, Overrides, TcMode, XdpMode},
 };
 
@@ -142,6 +142,8 @@ pub(super) fn run(command: &Run) -> anyhow::Result<ExitCode> {
     overrides.apply(&mut config);
     let file = command.config.clone().map(|path| File { path, overrides });
     log();
+    // Before there are other threads, which would keep what they have.
+    capabilities::give_up_others()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
