@@ -7,6 +7,7 @@ mod network {
     mod capacity;
     mod changes;
     mod clean;
+    mod doctor;
     mod download;
     mod dsr;
     mod errors;

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod doctor;
 mod reload;
 mod run;
 mod status;
@@ -31,6 +32,7 @@ Files:
 Examples:
   xlb run --interface eth0 --listen :80 --target :8081 --target :8082
   xlb check /etc/xlb/xlb.toml && xlb run --config /etc/xlb/xlb.toml
+  xlb doctor --interface eth0
   xlb reload
   xlb status --json | jq '.target_groups[].targets[] | select(.health != \"healthy\")'")]
 pub struct Cli {
@@ -42,6 +44,7 @@ pub struct Cli {
 enum Command {
     Run(Box<run::Run>),
     Check(check::Check),
+    Doctor(doctor::Doctor),
     Reload(reload::Reload),
     Status(status::Status),
 }
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(command) => run::run(&command),
         Command::Check(command) => check::run(&command),
+        Command::Doctor(command) => doctor::run(&command),
         Command::Reload(command) => reload::run(&command),
         Command::Status(command) => status::run(&command),
     };
