@@ -30,6 +30,9 @@ use super::{
     values,
 };
 
+/// Of the configurations that this program reads. A later one means that a file
+/// of this one would say something else.
+const VERSION: u32 = 1;
 /// Until the configuration sets one. Known to everybody, so whoever wants to
 /// keep clients from choosing their target sets `hash_key`.
 const DEFAULT_HASH_KEY: u64 = 0x786C_622D_6861_7368;
@@ -56,6 +59,7 @@ pub(super) fn validate(text: &str, folder: &Path) -> (Option<Config>, Vec<Diagno
 }
 
 fn read(root: Section<'_>, folder: &Path) -> Option<Config> {
+    version(&root);
     let interfaces = interfaces(&root);
     let xdp = [XdpMode::Auto, XdpMode::Native, XdpMode::Generic];
     let tc = [TcMode::Auto, TcMode::Tcx, TcMode::Clsact];
@@ -95,6 +99,22 @@ fn read(root: Section<'_>, folder: &Path) -> Option<Config> {
         source_ports,
         hash_key,
     })
+}
+
+/// Of the configuration's form; a file without one is of the first.
+fn version(root: &Section<'_>) {
+    let Some(version) = root.number("version", 1..=u32::MAX) else {
+        return;
+    };
+    if version.value != VERSION {
+        let message = format!(
+            "this is a configuration of version {}, and this xlb reads version {VERSION}",
+            version.value
+        );
+        let help =
+            "use the xlb that it was written for (CHANGELOG.md says which), or write it anew";
+        root.report(Diagnostic::error(version.span, message).help(help));
+    }
 }
 
 fn interfaces(root: &Section<'_>) -> Vec<String> {
