@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod completions;
 mod doctor;
 mod reload;
 mod run;
@@ -47,6 +48,9 @@ enum Command {
     Doctor(doctor::Doctor),
     Reload(reload::Reload),
     Status(status::Status),
+    Completions(completions::Completions),
+    #[command(hide = true)]
+    Manual(completions::Manual),
 }
 
 /// Where to reach a running agent.
@@ -69,6 +73,8 @@ pub fn main() -> ExitCode {
         Command::Doctor(command) => doctor::run(&command),
         Command::Reload(command) => reload::run(&command),
         Command::Status(command) => status::run(&command),
+        Command::Completions(command) => completions::completions(&command),
+        Command::Manual(command) => completions::manual(&command),
     };
     result.unwrap_or_else(|error| {
         eprintln!("{} {error:#}", paint("xlb:", Style::Error));
