@@ -15,7 +15,8 @@ use crate::{
 /// Balance traffic until stopped
 ///
 /// With --config the file says what to do; without it --interface, --listen and
-/// --target do. Needs root. Logs to standard error. SIGHUP makes it read the
+/// --target do. Needs root, or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_NET_RAW,
+/// and gives up every other capability. Logs to standard error. SIGHUP makes it read the
 /// file again, as `xlb reload` does.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\

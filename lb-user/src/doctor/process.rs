@@ -45,7 +45,10 @@ fn locked_memory() -> Finding {
             Finding::note("locked_memory", format!("{message}: {mib} MiB"))
                 .advice("leave room for the flows of `capacity.flows`, at most 400 bytes each")
         }
-        None => Finding::ok("locked_memory", format!("{message}, and no limit of that was found")),
+        None => Finding::ok(
+            "locked_memory",
+            format!("{message}, and no limit of that was found"),
+        ),
     }
 }
 
