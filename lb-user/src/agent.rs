@@ -386,7 +386,7 @@ impl Agent {
 }
 
 /// The targets' addresses that may be elsewhere.
-fn remote(config: &Config) -> BTreeSet<IpAddr> {
+pub(crate) fn remote(config: &Config) -> BTreeSet<IpAddr> {
     let targets = config.target_groups.iter().flat_map(|group| &group.targets);
     targets.filter_map(|target| target.address).collect()
 }

@@ -3,9 +3,11 @@
 pub mod address;
 pub mod agent;
 pub mod api;
+pub mod capabilities;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
+pub mod doctor;
 pub mod health;
 pub mod host;
 pub mod instance;

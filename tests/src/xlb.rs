@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    env, fmt,
+    env,
+    ffi::OsStr,
+    fmt,
     fmt::Write as _,
     fs,
     net::SocketAddr,
@@ -57,8 +59,21 @@ pub fn binary() -> Result<PathBuf> {
 /// # Errors
 /// If there is no binary.
 pub fn command(namespace: &Namespace, directory: &Path, subcommand: &str) -> Result<Command> {
-    let mut command = namespace.command(binary()?);
+    command_by(&[], namespace, directory, subcommand)
+}
+
+/// The same, started by another program that is given it as its arguments.
+fn command_by(
+    starter: &[&str],
+    namespace: &Namespace,
+    directory: &Path,
+    subcommand: &str,
+) -> Result<Command> {
+    let binary = binary()?;
+    let mut words = starter.iter().map(OsStr::new).chain([binary.as_os_str()]);
+    let mut command = namespace.command(words.next().unwrap_or_default());
     command
+        .args(words)
         .env("XLB_RUN_DIR", run_dir(directory))
         .env("XLB_BPFFS", directory::bpffs(directory))
         .arg(subcommand);
@@ -211,9 +226,23 @@ impl Xlb {
     /// # Errors
     /// If it doesn't get ready soon.
     pub fn start(namespace: &Namespace, config: &Config, directory: &Path) -> Result<Self> {
+        Self::start_by(&[], namespace, config, directory)
+    }
+
+    /// The same by a command that the words of `starter` begin.
+    ///
+    /// # Errors
+    /// If it doesn't get ready soon.
+    pub fn start_by(
+        starter: &[&str],
+        namespace: &Namespace,
+        config: &Config,
+        directory: &Path,
+    ) -> Result<Self> {
         let file = directory.join(CONFIG);
         fs::write(&file, config.to_string())?;
-        Self::run(namespace, &["--config", &file.to_string_lossy()], directory)
+        let arguments = ["--config", &file.to_string_lossy()];
+        Self::run_by(starter, namespace, &arguments, directory)
     }
 
     /// Writes another configuration to the file, and has the agent apply it.
@@ -270,7 +299,16 @@ impl Xlb {
     /// # Errors
     /// If it doesn't get ready soon.
     pub fn run(namespace: &Namespace, arguments: &[&str], directory: &Path) -> Result<Self> {
-        let mut command = self::command(namespace, directory, "run")?;
+        Self::run_by(&[], namespace, arguments, directory)
+    }
+
+    fn run_by(
+        starter: &[&str],
+        namespace: &Namespace,
+        arguments: &[&str],
+        directory: &Path,
+    ) -> Result<Self> {
+        let mut command = command_by(starter, namespace, directory, "run")?;
         command.args(arguments);
         let mut process = Process::spawn(&mut command, &directory.join("xlb.log"))?;
         process.wait_for_line("ready", START)?;

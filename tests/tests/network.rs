@@ -3,9 +3,11 @@
 
 mod network {
     mod bystanders;
+    mod capabilities;
     mod capacity;
     mod changes;
     mod clean;
+    mod doctor;
     mod download;
     mod dsr;
     mod errors;

@@ -10,6 +10,7 @@ mod demo;
 mod fuzz;
 mod kernels;
 mod lint;
+mod package;
 mod setup;
 mod test;
 
@@ -84,6 +85,12 @@ enum Task {
     },
     /// Check formatting and lints, warnings being errors
     Lint,
+    /// Make a Debian package and a static tarball in target/package
+    Package {
+        /// Install the package in a Debian of its own, and run it there; needs root
+        #[arg(long)]
+        test: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -136,6 +143,7 @@ fn run(task: Task) -> Result<()> {
         } => bench::compare(&workspace, &base, &arguments),
         Task::Bench { arguments, .. } => bench::run(&workspace, &arguments),
         Task::Lint => lint::run(&workspace),
+        Task::Package { test } => package::run(&workspace, test),
     }
 }
 

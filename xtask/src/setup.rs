@@ -12,7 +12,8 @@ use bpf_build::Toolchain;
 
 pub use emulated::{emulator, kernel};
 use packages::Program;
-pub use packages::Purpose;
+pub use packages::{Purpose, install};
+pub use step::run as step;
 
 /// Reports what is there and what is missing, and changes nothing.
 ///

@@ -1,6 +1,8 @@
 //! The command line.
 
 mod check;
+mod completions;
+mod doctor;
 mod reload;
 mod run;
 mod status;
@@ -34,6 +36,7 @@ Files:
 Examples:
   xlb run --interface eth0 --listen :80 --target :8081 --target :8082
   xlb check /etc/xlb/xlb.toml && xlb run --config /etc/xlb/xlb.toml
+  xlb doctor --interface eth0
   xlb reload
   xlb unload
   xlb status --json | jq '.target_groups[].targets[] | select(.health != \"healthy\")'")]
@@ -46,9 +49,13 @@ pub struct Cli {
 enum Command {
     Run(Box<run::Run>),
     Check(check::Check),
+    Doctor(doctor::Doctor),
     Reload(reload::Reload),
     Status(status::Status),
     Unload(unload::Unload),
+    Completions(completions::Completions),
+    #[command(hide = true)]
+    Manual(completions::Manual),
 }
 
 /// Which agent, and where to reach it.
@@ -104,9 +111,12 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(command) => run::run(&command),
         Command::Check(command) => check::run(&command),
+        Command::Doctor(command) => doctor::run(&command),
         Command::Reload(command) => reload::run(&command),
         Command::Status(command) => status::run(&command),
         Command::Unload(command) => unload::run(&command),
+        Command::Completions(command) => completions::completions(&command),
+        Command::Manual(command) => completions::manual(&command),
     };
     result.unwrap_or_else(|error| {
         eprintln!("{} {error:#}", paint("xlb:", Style::Error));

@@ -8,14 +8,16 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{Bpffs, Socket, USAGE};
 use crate::{
-    agent,
+    agent, capabilities,
     config::{self, File, Flags, Overrides, TcMode, XdpMode},
+    dataplane,
 };
 
 /// Balance traffic until stopped
 ///
 /// With --config the file says what to do; without it --interface, --listen and
-/// --target do. Needs root. Logs to standard error. SIGHUP makes it read the
+/// --target do. Needs root, or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_NET_RAW,
+/// and gives up every other capability. Logs to standard error. SIGHUP makes it read the
 /// file again, as `xlb reload` does.
 ///
 /// Ended by SIGTERM, or killed, it leaves traffic as it is, and the next agent
@@ -85,12 +87,14 @@ pub(super) struct Run {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Health check of --target")]
 struct Health {
-    /// How to check: http or tcp [default: http]
+    /// How to check: http, https or tcp [default: http]
     ///
-    /// http: a GET is answered with a status from 200 to 399. tcp: the connection is accepted.
+    /// http: a GET is answered with a status from 200 to 399. https: the same over TLS, with a
+    /// certificate for the target's address from an authority that this host trusts. tcp: the
+    /// connection is accepted.
     /// UDP can't be checked: a UDP service must speak one of these, at --health-port.
     #[arg(long, value_name = "PROTOCOL", conflicts_with = "config")]
-    #[arg(value_parser = ["http", "tcp"], hide_possible_values = true)]
+    #[arg(value_parser = ["http", "https", "tcp"], hide_possible_values = true)]
     health_protocol: Option<String>,
     /// Port to check [default: the target's own]
     #[arg(long, value_name = "PORT", conflicts_with = "config")]
@@ -150,12 +154,16 @@ pub(super) fn run(command: &Run) -> anyhow::Result<ExitCode> {
     overrides.apply(&mut config);
     let file = command.config.clone().map(|path| File { path, overrides });
     log();
+    let instance = command.socket.instance(&command.bpffs);
+    // It may have to be mounted, which takes a capability that is given up.
+    dataplane::mount_bpffs(&instance.bpffs)?;
+    // Before there are other threads, which would keep what they have.
+    capabilities::give_up_others()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("could not start the async runtime")?;
-    let instance = command.socket.instance(&command.bpffs);
     runtime.block_on(agent::run(config, file, &instance, command.replace))?;
     Ok(ExitCode::SUCCESS)
 }

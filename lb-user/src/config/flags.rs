@@ -15,7 +15,7 @@ pub struct Flags {
     /// `:80`, `10.0.0.1:80`, `:53/udp`.
     pub listens: Vec<String>,
     pub targets: Vec<String>,
-    /// `http` or `tcp`.
+    /// `http`, `https` or `tcp`.
     pub health_protocol: Option<String>,
     pub health_port: Option<u16>,
     pub health_path: Option<String>,

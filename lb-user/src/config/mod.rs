@@ -8,6 +8,7 @@ mod file;
 mod flags;
 mod model;
 mod reader;
+mod tls;
 mod validate;
 mod values;
 
@@ -21,6 +22,7 @@ pub use diagnostic::{Diagnostic, Diagnostics};
 pub use file::{File, Overrides};
 pub use flags::{Flags, FlagsError, from_flags};
 pub use model::*;
+pub use tls::{Authorities, TlsProbe};
 
 /// A larger file is none that a person or a generator meant.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;

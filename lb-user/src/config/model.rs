@@ -3,8 +3,10 @@
 
 use std::{fmt, net::IpAddr, num::NonZeroU16, ops::RangeInclusive, sync::Arc, time::Duration};
 
+use lb_common::limits::{DEFAULT_FLOWS, DEFAULT_HALF_OPEN_FLOWS};
 pub use lb_common::{security_group::Rule, target::Encapsulation};
 
+use super::TlsProbe;
 use crate::address::{Family, Prefix};
 
 /// Everything that the agent needs to know, consistent in itself. What depends
@@ -342,6 +344,8 @@ pub struct HttpProbe {
     pub success: RangeInclusive<u16>,
     /// Text that the first 64 KiB of the body must contain.
     pub body: Option<String>,
+    /// `None`: plain HTTP.
+    pub tls: Option<TlsProbe>,
 }
 
 /// Sizes of the maps, fixed while xlb runs.
@@ -351,6 +355,17 @@ pub struct Capacity {
     pub targets: u32,
     pub flows: u32,
     pub half_open_flows: u32,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self {
+            listeners: 128,
+            targets: 1_024,
+            flows: DEFAULT_FLOWS,
+            half_open_flows: DEFAULT_HALF_OPEN_FLOWS,
+        }
+    }
 }
 
 /// Idle times, whole seconds.

@@ -52,6 +52,12 @@ fn the_valid_one_is_valid_and_has_the_defaults() {
     assert_eq!((check.interval.as_secs(), check.timeout.as_secs()), (10, 6));
 }
 
+#[test]
+fn a_version_may_be_named() {
+    let named = parse(&format!("version = 1\n{VALID}"), "x").unwrap();
+    assert_eq!(named.config, parse(VALID, "x").unwrap().config);
+}
+
 /// (what is replaced in the valid text, by what, line:column, part of the message)
 type Case = (&'static str, &'static str, &'static str, &'static str);
 

@@ -9,6 +9,7 @@ mod listener;
 mod names;
 mod security_group;
 mod target;
+mod tls;
 mod together;
 
 use std::{
@@ -19,10 +20,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::limits::{
-    DEFAULT_FLOWS, DEFAULT_HALF_OPEN_FLOWS, DEFAULT_SOURCE_PORTS, MAX_FLOWS, MAX_LISTENERS,
-    MAX_TARGETS,
-};
+use lb_common::limits::{DEFAULT_SOURCE_PORTS, MAX_FLOWS, MAX_LISTENERS, MAX_TARGETS};
 use toml::de::DeTable;
 
 use super::{
@@ -32,6 +30,9 @@ use super::{
     values,
 };
 
+/// Of the configurations that this program reads. A later one means that a file
+/// of this one would say something else.
+const VERSION: u32 = 1;
 /// Until the configuration sets one. Known to everybody, so whoever wants to
 /// keep clients from choosing their target sets `hash_key`.
 const DEFAULT_HASH_KEY: u64 = 0x786C_622D_6861_7368;
@@ -58,6 +59,7 @@ pub(super) fn validate(text: &str, folder: &Path) -> (Option<Config>, Vec<Diagno
 }
 
 fn read(root: Section<'_>, folder: &Path) -> Option<Config> {
+    version(&root);
     let interfaces = interfaces(&root);
     let xdp = [XdpMode::Auto, XdpMode::Native, XdpMode::Generic];
     let tc = [TcMode::Auto, TcMode::Tcx, TcMode::Clsact];
@@ -72,7 +74,7 @@ fn read(root: Section<'_>, folder: &Path) -> Option<Config> {
     let capacity = capacity(&root);
     let timeouts = timeouts(&root);
     let source_ports = source_ports(&root);
-    let groups = group::groups(&root, capacity);
+    let groups = group::groups(&root, capacity, &tls::Trust::new(folder));
     let security_groups = security_group::security_groups(&root, folder);
     let listeners = listener::listeners(&root, &groups, &security_groups, capacity);
     together::check(&root, &listeners, &groups);
@@ -97,6 +99,22 @@ fn read(root: Section<'_>, folder: &Path) -> Option<Config> {
         source_ports,
         hash_key,
     })
+}
+
+/// Of the configuration's form; a file without one is of the first.
+fn version(root: &Section<'_>) {
+    let Some(version) = root.number("version", 1..=u32::MAX) else {
+        return;
+    };
+    if version.value != VERSION {
+        let message = format!(
+            "this is a configuration of version {}, and this xlb reads version {VERSION}",
+            version.value
+        );
+        let help =
+            "use the xlb that it was written for (CHANGELOG.md says which), or write it anew";
+        root.report(Diagnostic::error(version.span, message).help(help));
+    }
 }
 
 fn interfaces(root: &Section<'_>) -> Vec<String> {
@@ -144,12 +162,7 @@ fn hash_key(root: &Section<'_>) -> u64 {
 }
 
 fn capacity(root: &Section<'_>) -> Capacity {
-    let mut capacity = Capacity {
-        listeners: 128,
-        targets: 1_024,
-        flows: DEFAULT_FLOWS,
-        half_open_flows: DEFAULT_HALF_OPEN_FLOWS,
-    };
+    let mut capacity = Capacity::default();
     if let Some(section) = root.section("capacity") {
         let set = |key, value: &mut u32, limit| {
             if let Some(number) = section.number(key, 1..=limit) {

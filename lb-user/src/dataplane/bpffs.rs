@@ -21,7 +21,10 @@ pub(super) fn is_bpffs(path: &Path) -> bool {
 }
 
 /// Mounts a BPF filesystem at `path` unless one is there.
-pub(super) fn mount(path: &Path) -> Result<(), PinError> {
+///
+/// # Errors
+/// If that can't be done.
+pub fn mount(path: &Path) -> Result<(), PinError> {
     if is_bpffs(path) {
         return Ok(());
     }

@@ -1,16 +1,17 @@
-//! One check of one address: TCP connect, or HTTP/1.1 GET.
+//! One check of one address: TCP connect, or HTTP/1.1 GET, plain or over TLS.
 
 mod http;
 mod tcp;
+mod tls;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
 };
 
-use self::http::HttpProber;
+use self::{http::HttpProber, tls::TlsProber};
 use super::reason::{Outcome, Reason};
 use crate::config::{HealthCheck, Probe};
 
@@ -22,12 +23,14 @@ pub const MAX_HEADER_BYTES: usize = 32 * 1024;
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// A check that can't be put into a request.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PrepareError {
     #[error("health check path {0:?} isn't a path (and query) that HTTP can send")]
     Path(String),
     #[error("health check host {0:?} isn't a value that HTTP can send")]
     Host(String),
+    #[error("TLS can't be set up for the health check")]
+    Tls(#[source] rustls::Error),
 }
 
 /// A check of one address, all that can be prepared for it done.
@@ -42,6 +45,7 @@ pub struct Prober {
 enum Kind {
     Tcp,
     Http(Box<HttpProber>),
+    Https(Box<TlsProber>, Box<HttpProber>),
 }
 
 impl Prober {
@@ -49,14 +53,21 @@ impl Prober {
     /// own, that replaces the address's.
     ///
     /// # Errors
-    /// When the path or the host of an HTTP check can't be put into a request.
+    /// When the path or the host of an HTTP check can't be put into a request, or
+    /// TLS can't be set up.
     pub fn new(mut address: SocketAddr, check: &HealthCheck) -> Result<Self, PrepareError> {
         if let Some(port) = check.port {
             address.set_port(port.get());
         }
         let kind = match &check.probe {
             Probe::Tcp => Kind::Tcp,
-            Probe::Http(probe) => Kind::Http(Box::new(HttpProber::new(address, probe)?)),
+            Probe::Http(probe) => {
+                let http = Box::new(HttpProber::new(address, probe)?);
+                match &probe.tls {
+                    Some(tls) => Kind::Https(Box::new(TlsProber::new(address, tls)?), http),
+                    None => Kind::Http(http),
+                }
+            }
         };
         Ok(Self {
             address,
@@ -69,24 +80,40 @@ impl Prober {
     /// future closes the connection.
     pub async fn run(&self) -> Outcome {
         let deadline = Instant::now() + self.timeout;
-        let stream = match connect(self.address, deadline).await {
-            Ok(stream) => stream,
-            Err(outcome) => return outcome,
-        };
+        match self.steps(deadline).await {
+            Ok(()) => Outcome::Success,
+            Err(outcome) => outcome,
+        }
+    }
+
+    async fn steps(&self, deadline: Instant) -> Result<(), Outcome> {
+        let stream = within(deadline, Reason::ConnectTimeout, connect(self.address)).await?;
+        let answer = Reason::ResponseTimeout;
         match &self.kind {
             Kind::Tcp => tcp::check(stream),
-            Kind::Http(prober) => timeout_at(deadline, prober.exchange(stream))
-                .await
-                .unwrap_or(Outcome::Failure(Reason::ResponseTimeout)),
+            Kind::Http(http) => within(deadline, answer, http.exchange(stream)).await,
+            Kind::Https(tls, http) => {
+                let stream = within(deadline, Reason::TlsTimeout, tls.handshake(stream)).await?;
+                within(deadline, answer, http.exchange(stream)).await
+            }
         }
     }
 }
 
-async fn connect(address: SocketAddr, deadline: Instant) -> Result<TcpStream, Outcome> {
-    timeout_at(deadline, TcpStream::connect(address))
+async fn connect(address: SocketAddr) -> Result<TcpStream, Outcome> {
+    let connected = TcpStream::connect(address).await;
+    connected.map_err(|error| Outcome::from_io(&error))
+}
+
+/// What `step` comes to, or `late`.
+async fn within<T>(
+    deadline: Instant,
+    late: Reason,
+    step: impl Future<Output = Result<T, Outcome>>,
+) -> Result<T, Outcome> {
+    timeout_at(deadline, step)
         .await
-        .map_err(|_elapsed| Outcome::Failure(Reason::ConnectTimeout))?
-        .map_err(|error| Outcome::from_io(&error))
+        .unwrap_or(Err(Outcome::Failure(late)))
 }
 
 #[cfg(test)]

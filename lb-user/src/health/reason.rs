@@ -2,6 +2,7 @@
 
 use std::{fmt, io};
 
+use rustls::{AlertDescription, CertificateError, Error as TlsError};
 use serde::{Deserialize, Serialize};
 
 /// The result of one check.
@@ -44,6 +45,27 @@ pub enum Reason {
         /// As in errno(3), 0 if the system gave none.
         errno: i32,
     },
+    /// Connected, but the TLS handshake wasn't complete in time.
+    TlsTimeout,
+    /// What it sent isn't TLS.
+    NotTls,
+    /// The target ended TLS by an alert.
+    TlsRefused {
+        /// RFC 8446, section 6.
+        alert: u8,
+    },
+    /// No TLS version or cipher suite in common.
+    TlsIncompatible,
+    /// Another error of TLS.
+    TlsFailed,
+    CertificateExpired,
+    CertificateNotYetValid,
+    /// It is for another name or address.
+    CertificateNameMismatch,
+    /// It is from nobody who is trusted.
+    CertificateUnknownIssuer,
+    /// Something else is wrong with it.
+    CertificateInvalid,
     /// Connected, but not answered in full in time.
     ResponseTimeout,
     /// The target ended the connection by RST.
@@ -76,6 +98,10 @@ pub enum LocalFault {
 impl Outcome {
     /// What an error of connecting or of the connection means.
     pub(super) fn from_io(error: &io::Error) -> Self {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        if let Some(error) = inner {
+            return Self::Failure(Reason::from_tls(error));
+        }
         let errno = error.raw_os_error().unwrap_or(0);
         match errno {
             libc::EMFILE | libc::ENFILE => Self::Inconclusive(LocalFault::FileDescriptors),
@@ -100,6 +126,16 @@ impl Reason {
             Self::AddressUnusable => "address_unusable",
             Self::Forbidden => "forbidden",
             Self::ConnectionFailed { .. } => "connection_failed",
+            Self::TlsTimeout => "tls_timeout",
+            Self::NotTls => "not_tls",
+            Self::TlsRefused { .. } => "tls_refused",
+            Self::TlsIncompatible => "tls_incompatible",
+            Self::TlsFailed => "tls_failed",
+            Self::CertificateExpired => "certificate_expired",
+            Self::CertificateNotYetValid => "certificate_not_yet_valid",
+            Self::CertificateNameMismatch => "certificate_name_mismatch",
+            Self::CertificateUnknownIssuer => "certificate_unknown_issuer",
+            Self::CertificateInvalid => "certificate_invalid",
             Self::ResponseTimeout => "response_timeout",
             Self::ConnectionReset => "connection_reset",
             Self::ConnectionClosed => "connection_closed",
@@ -129,6 +165,31 @@ impl Reason {
             errno => Self::ConnectionFailed { errno },
         }
     }
+
+    fn from_tls(error: &TlsError) -> Self {
+        match error {
+            TlsError::InvalidCertificate(error) => Self::from_certificate(error),
+            TlsError::NoCertificatesPresented => Self::CertificateInvalid,
+            TlsError::InvalidMessage(_) => Self::NotTls,
+            &TlsError::AlertReceived(alert) => Self::TlsRefused {
+                alert: alert.into(),
+            },
+            TlsError::PeerIncompatible(_) => Self::TlsIncompatible,
+            _ => Self::TlsFailed,
+        }
+    }
+
+    fn from_certificate(error: &CertificateError) -> Self {
+        use CertificateError as E;
+        match error {
+            E::Expired | E::ExpiredContext { .. } => Self::CertificateExpired,
+            E::NotValidYet | E::NotValidYetContext { .. } => Self::CertificateNotYetValid,
+            E::NotValidForName | E::NotValidForNameContext { .. } => Self::CertificateNameMismatch,
+            // The latter: from one that only has a trusted authority's name.
+            E::UnknownIssuer | E::BadSignature => Self::CertificateUnknownIssuer,
+            _ => Self::CertificateInvalid,
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -150,6 +211,25 @@ impl fmt::Display for Reason {
                     io::Error::from_raw_os_error(*errno)
                 );
             }
+            Self::TlsTimeout => "connected, but no TLS handshake within the timeout",
+            Self::NotTls => "what it sends isn't TLS: plain HTTP?",
+            Self::TlsRefused { alert } => {
+                let alert = AlertDescription::from(*alert);
+                return write!(f, "it refused TLS with the alert {alert:?}");
+            }
+            Self::TlsIncompatible => "it has no TLS 1.2 or 1.3 with a cipher suite in common",
+            Self::TlsFailed => "TLS failed",
+            Self::CertificateExpired => "its certificate has expired",
+            Self::CertificateNotYetValid => {
+                "its certificate isn't valid yet, or this host's clock is wrong"
+            }
+            Self::CertificateNameMismatch => {
+                "its certificate is for another name: set `server_name`"
+            }
+            Self::CertificateUnknownIssuer => {
+                "its certificate is from no trusted authority: set `ca_file`"
+            }
+            Self::CertificateInvalid => "its certificate isn't one that a server may have",
             Self::ResponseTimeout => "connected, but no complete answer within the timeout",
             Self::ConnectionReset => "it reset the connection",
             Self::ConnectionClosed => "it closed the connection before its answer was complete",

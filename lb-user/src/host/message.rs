@@ -5,7 +5,9 @@ use std::{fs, net::IpAddr};
 use lb_common::settings::VlanTag;
 use rtnetlink::packet_route::{
     address::{AddressAttribute, AddressMessage},
-    link::{InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    link::{
+        InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    },
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 
@@ -31,6 +33,13 @@ pub(super) fn interface(link: &LinkMessage) -> Interface {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::Address(address) => interface.mac = mac(address),
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            LinkAttribute::NumRxQueues(count) => interface.receive_queues = *count,
+            LinkAttribute::Xdp(infos) => {
+                interface.xdp_program = infos.iter().find_map(|info| match info {
+                    LinkXdp::ProgId(id) => Some(*id),
+                    _ => None,
+                });
+            }
             LinkAttribute::Link(index) => parent = Some(*index),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::Controller(index) => interface.controller = Some(*index),

@@ -58,6 +58,9 @@ pub struct Interface {
     /// What the driver can do with XDP; `None` if the kernel doesn't tell
     /// (before Linux 6.3).
     pub xdp_features: Option<XdpFeatures>,
+    /// The id of the XDP program that is attached.
+    pub xdp_program: Option<u32>,
+    pub receive_queues: u32,
     pub forwarding: Forwarding,
 }
 
@@ -90,6 +93,10 @@ pub struct Vlan {
 pub struct XdpFeatures(pub u64);
 
 impl XdpFeatures {
+    /// Programs run in the driver.
+    const BASIC: u64 = 1;
+    /// They take frames of several buffers.
+    const RX_SG: u64 = 1 << 5;
     /// The device takes frames that are redirected to it.
     const NDO_XMIT: u64 = 1 << 2;
     /// Those of several buffers too.
@@ -97,7 +104,19 @@ impl XdpFeatures {
     /// The largest packet (bytes) that a frame of one buffer has room for: a
     /// page but for the room in front (`XDP_PACKET_HEADROOM`), what the kernel
     /// keeps behind it (`skb_shared_info`) and the Ethernet header.
-    const SINGLE_BUFFER: u32 = 4_096 - 256 - 320 - 14;
+    pub const SINGLE_BUFFER: u32 = 4_096 - 256 - 320 - 14;
+
+    /// Whether there is native XDP for small packets.
+    #[must_use]
+    pub fn has_basic(self) -> bool {
+        self.0 & Self::BASIC != 0
+    }
+
+    /// Whether there is native XDP for packets of up to `mtu` bytes.
+    #[must_use]
+    pub fn has_native(self, mtu: u32) -> bool {
+        self.has_basic() && (mtu <= Self::SINGLE_BUFFER || self.0 & Self::RX_SG != 0)
+    }
 
     /// Whether frames with packets of up to `mtu` bytes can be redirected to
     /// the device. It loses those that it doesn't take, and nobody counts them.

@@ -122,25 +122,26 @@ pub fn interfaces<'a>(
     config: &'a Config,
     host: &'a Host,
 ) -> impl Iterator<Item = Result<&'a Interface, Problem>> {
-    config
-        .interfaces
-        .iter()
-        .map(|name| match host.interface(name) {
-            Some(interface) if !interface.ethernet => {
-                Err(Problem::NotEthernet { name: name.clone() })
-            }
-            Some(interface) if interface.up => Ok(interface),
-            Some(_) => Err(Problem::InterfaceDown { name: name.clone() }),
-            None => Err(Problem::NoInterface {
-                name: name.clone(),
-                similar: host
-                    .interfaces
-                    .values()
-                    .map(|i| i.name.clone())
-                    .filter(|n| n != "lo")
-                    .collect(),
-            }),
-        })
+    let names = config.interfaces.iter();
+    names.map(|name| interface(name, host))
+}
+
+/// The interface of this name.
+///
+/// # Errors
+/// If it isn't there, is down, or has no Ethernet frames.
+pub fn interface<'a>(name: &str, host: &'a Host) -> Result<&'a Interface, Problem> {
+    let name = name.to_owned();
+    match host.interface(&name) {
+        Some(interface) if !interface.ethernet => Err(Problem::NotEthernet { name }),
+        Some(interface) if interface.up => Ok(interface),
+        Some(_) => Err(Problem::InterfaceDown { name }),
+        None => {
+            let names = host.interfaces.values().map(|it| it.name.clone());
+            let similar = names.filter(|name| name != "lo").collect();
+            Err(Problem::NoInterface { name, similar })
+        }
+    }
 }
 
 /// An interface may go down or away while xlb runs.

@@ -11,7 +11,7 @@ mod problem;
 mod state;
 mod tables;
 
-pub use desired::{Availability, Desired, Inputs, desired, desired_group, interfaces};
+pub use desired::{Availability, Desired, Inputs, desired, desired_group, interface, interfaces};
 pub use diff::{diff, diff_group};
 pub use group::Balance;
 pub use ids::{Ids, SavedIds, TargetKey};

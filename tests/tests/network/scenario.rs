@@ -168,8 +168,18 @@ impl Setup {
 
     /// The same with another configuration.
     pub fn start_with(&self, topology: Topology, config: &Config) -> Result<Scenario> {
+        self.start_by(&[], topology, config)
+    }
+
+    /// The same with the agent started by another command.
+    pub fn start_by(
+        &self,
+        starter: &[&str],
+        topology: Topology,
+        config: &Config,
+    ) -> Result<Scenario> {
         let servers = start_servers(&topology.targets, topology.directory())?;
-        let xlb = Xlb::start(&topology.balancer, config, topology.directory())?;
+        let xlb = Xlb::start_by(starter, &topology.balancer, config, topology.directory())?;
         xlb.wait_until_healthy(HEALTH)?;
         Ok(Scenario {
             xlb,

@@ -5,6 +5,18 @@ use super::*;
 const INTERFACE: &str = "interface = \"eth0\"";
 
 pub const CASES: &[Case] = &[
+    (
+        INTERFACE,
+        "version = 2\ninterface = \"eth0\"",
+        "1:11",
+        "this xlb reads version 1",
+    ),
+    (
+        INTERFACE,
+        "version = \"1\"\ninterface = \"eth0\"",
+        "1:11",
+        "`version` must be a whole number",
+    ),
     (INTERFACE, "", "1:1", "`interface` is missing"),
     (INTERFACE, "interface = []", "1:13", "names none"),
     (

@@ -13,6 +13,7 @@ use super::{
     names,
     target::{self, targets},
     time, time_from_zero,
+    tls::Trust,
 };
 use crate::config::{
     Capacity, HashInput, OnUnhealthy, Target, TargetGroup,
@@ -29,7 +30,11 @@ const SLOTS_PER_TARGET: usize = 100;
 /// As in ELB.
 const DEREGISTRATION_DELAY: Duration = Duration::from_secs(300);
 
-pub(super) fn groups(root: &Section<'_>, capacity: Capacity) -> Vec<At<TargetGroup>> {
+pub(super) fn groups(
+    root: &Section<'_>,
+    capacity: Capacity,
+    trust: &Trust<'_>,
+) -> Vec<At<TargetGroup>> {
     let sections = root.sections("target_group");
     if sections.len() > MAX_GROUPS as usize {
         let message = format!(
@@ -48,7 +53,7 @@ pub(super) fn groups(root: &Section<'_>, capacity: Capacity) -> Vec<At<TargetGro
         let span = section.span.clone();
         let name = names::unique(&section, "target group", "\"api\"", &mut names);
         let before = count;
-        let group = group(section, name, &mut count);
+        let group = group(section, name, &mut count, trust);
         let limit = capacity.targets as usize;
         if before <= limit && count > limit {
             let message = format!("more than {limit} targets in all groups together");
@@ -60,10 +65,10 @@ pub(super) fn groups(root: &Section<'_>, capacity: Capacity) -> Vec<At<TargetGro
     groups
 }
 
-fn group(section: Section<'_>, name: String, count: &mut usize) -> TargetGroup {
+fn group(section: Section<'_>, name: String, count: &mut usize, trust: &Trust<'_>) -> TargetGroup {
     let targets = targets(&section);
     *count += targets.len();
-    let health_check = health_check(&section);
+    let health_check = health_check(&section, trust);
     let forwarding = forwarding(&section, &targets);
     if health_check.port.is_none() {
         target::check_ports(&section, &targets);

@@ -2,9 +2,12 @@
 
 use std::{num::NonZeroU16, ops::RangeInclusive, time::Duration};
 
-use super::time;
+use super::{
+    time,
+    tls::{self, Trust},
+};
 use crate::config::{
-    Alternatives, HealthCheck, HttpProbe, Probe,
+    HealthCheck, HttpProbe, Probe,
     diagnostic::Diagnostic,
     reader::{At, Section},
     values,
@@ -12,13 +15,14 @@ use crate::config::{
 
 const MAX_THRESHOLD: u32 = 100;
 
-pub(super) fn health_check(group: &Section<'_>) -> HealthCheck {
+pub(super) fn health_check(group: &Section<'_>, trust: &Trust<'_>) -> HealthCheck {
     let mut check = HealthCheck {
         probe: Probe::Http(HttpProbe {
             path: "/system/check".to_owned(),
             host: None,
             success: 200..=399,
             body: None,
+            tls: None,
         }),
         port: None,
         interval: Duration::from_secs(10),
@@ -29,7 +33,7 @@ pub(super) fn health_check(group: &Section<'_>) -> HealthCheck {
     let Some(section) = group.section("health_check") else {
         return check;
     };
-    check.probe = probe(&section);
+    check.probe = probe(&section, trust);
     check.port = section
         .number("port", 1..=u32::from(u16::MAX))
         .and_then(|port| NonZeroU16::new(port.value as u16));
@@ -54,40 +58,36 @@ pub(super) fn health_check(group: &Section<'_>) -> HealthCheck {
     check
 }
 
-fn probe(section: &Section<'_>) -> Probe {
-    let tcp = match section.text("protocol") {
-        None => false,
-        Some(At { value: "http", .. }) => false,
-        Some(At { value: "tcp", .. }) => true,
-        Some(At {
-            value: "https",
-            span,
-        }) => {
-            let message = "HTTPS checks aren't supported by this version of xlb";
-            section.report(Diagnostic::error(span, message).help("use `tcp`"));
-            true
-        }
-        Some(At { value, span }) => {
-            let message = format!("`protocol` can't be `{value}`");
-            let help = format!("it is {}", Alternatives(&["http", "tcp"]));
-            section.report(Diagnostic::error(span, message).help(help));
-            false
-        }
-    };
+fn probe(section: &Section<'_>, trust: &Trust<'_>) -> Probe {
+    const HTTPS: usize = 1;
+    const TCP: usize = 2;
+    let protocol = section.word("protocol", &["http", "https", "tcp"]);
     let texts = (
         section.text("path"),
         section.text("host"),
         section.text("success"),
         section.text("body"),
     );
-    if tcp {
+    if protocol == Some(TCP) {
         for text in [texts.0, texts.1, texts.2, texts.3].into_iter().flatten() {
             let message = "a TCP check has no path, host, success or body";
             section.report(Diagnostic::error(text.span, message));
         }
+        tls::none(section);
         return Probe::Tcp;
     }
     let (path, host, success, body) = texts;
+    let tls = match protocol {
+        Some(HTTPS) => Some(tls::tls(
+            section,
+            host.as_ref().filter(|it| is_host(it.value)),
+            trust,
+        )),
+        _ => {
+            tls::none(section);
+            None
+        }
+    };
     Probe::Http(HttpProbe {
         path: path.map_or("/system/check".to_owned(), |text| {
             checked_path(section, text)
@@ -97,6 +97,7 @@ fn probe(section: &Section<'_>) -> Probe {
         body: body
             .map(|text| text.value.to_owned())
             .filter(|body| !body.is_empty()),
+        tls,
     })
 }
 
@@ -118,16 +119,16 @@ fn checked_path(section: &Section<'_>, path: At<&str>) -> String {
 }
 
 fn checked_host(section: &Section<'_>, host: At<&str>) -> String {
-    let valid = !host.value.is_empty()
-        && host
-            .value
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || ".-_:[]".contains(c));
-    if !valid {
+    if !is_host(host.value) {
         let message = "`host` must be a host name or address, with or without a port";
         section.report(Diagnostic::error(host.span, message));
     }
     host.value.to_owned()
+}
+
+fn is_host(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
+    !text.is_empty() && text.chars().all(fits)
 }
 
 fn success_codes(section: &Section<'_>, text: At<&str>) -> RangeInclusive<u16> {

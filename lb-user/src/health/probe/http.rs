@@ -16,7 +16,10 @@ use hyper::{
     http::uri::{PathAndQuery, Uri},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, pin};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    pin,
+};
 
 use super::{MAX_BODY_BYTES, MAX_HEADER_BYTES, PrepareError};
 use crate::{
@@ -47,35 +50,31 @@ impl HttpProber {
     }
 
     /// Sends the request, and reads no more of the answer than it takes.
-    pub(super) async fn exchange(&self, stream: TcpStream) -> Outcome {
-        let handshake = http1::Builder::new()
+    pub(super) async fn exchange(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+    ) -> Result<(), Outcome> {
+        let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEADER_BYTES)
             .title_case_headers(true) // for servers that compare names byte by byte
             .handshake(TokioIo::new(stream))
-            .await;
-        let (mut sender, connection) = match handshake {
-            Ok(parts) => parts,
-            Err(error) => return from_hyper(&error),
-        };
+            .await
+            .map_err(|error| from_hyper(&error))?;
         let connection = connection.fuse();
         pin!(connection);
 
-        let answer = alongside(&mut connection, sender.send_request(self.request())).await;
-        let response = match answer {
-            Ok(response) => response,
-            Err(outcome) => return outcome,
-        };
+        let answer = alongside(&mut connection, sender.send_request(self.request()));
+        let response = answer.await?;
         let code = response.status().as_u16();
         if !self.success.contains(&code) {
-            return Outcome::Failure(Reason::ResponseCodeMismatch { code });
+            return Err(Outcome::Failure(Reason::ResponseCodeMismatch { code }));
         }
         let Some(text) = &self.body else {
-            return Outcome::Success;
+            return Ok(());
         };
-        match alongside(&mut connection, contains(response.into_body(), text)).await {
-            Ok(true) => Outcome::Success,
-            Ok(false) => Outcome::Failure(Reason::BodyMismatch),
-            Err(outcome) => outcome,
+        match alongside(&mut connection, contains(response.into_body(), text)).await? {
+            true => Ok(()),
+            false => Err(Outcome::Failure(Reason::BodyMismatch)),
         }
     }
 

@@ -18,6 +18,7 @@ fn http_check(body: Option<&str>) -> HealthCheck {
         host: None,
         success: 200..=399,
         body: body.map(str::to_owned),
+        tls: None,
     }))
 }
 
@@ -230,7 +231,11 @@ async fn a_banner_is_malformed() {
         sleep(pause).await;
         let prober = HttpProber::new(address, &probe_of(&http_check(None))).unwrap();
         let outcome = prober.exchange(stream).await;
-        assert_eq!(outcome, failure(Reason::MalformedResponse), "{description}");
+        assert_eq!(
+            outcome,
+            Err(failure(Reason::MalformedResponse)),
+            "{description}"
+        );
     }
 }
 
