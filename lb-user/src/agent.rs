@@ -5,6 +5,7 @@ mod addresses;
 mod attach;
 mod background;
 mod maps;
+mod operate;
 mod process;
 mod reload;
 mod status;
@@ -101,6 +102,8 @@ struct Agent {
     draining: BTreeSet<TargetKey>,
     /// Of `registry`, as of the last step.
     slow_starts: BTreeMap<TargetKey, u16>,
+    /// Those that operators have set, of `registry`.
+    weights: BTreeMap<TargetKey, u16>,
     last_step: Instant,
     /// How new flows are spread, by target group.
     balances: BTreeMap<String, Balance>,
@@ -144,6 +147,7 @@ impl Agent {
             registry: Registry::default(),
             draining: BTreeSet::new(),
             slow_starts: BTreeMap::new(),
+            weights: BTreeMap::new(),
             last_step: Instant::now(),
             balances: BTreeMap::new(),
             problems: Vec::new(),
@@ -233,6 +237,7 @@ impl Agent {
         match request {
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Reload(answer) => drop(answer.send(self.reload().await)),
+            Request::Operate(request, answer) => drop(answer.send(self.operate(&request))),
         }
     }
 

@@ -6,16 +6,17 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::{Status, reload::INVALID};
+use super::{INVALID, Status, TargetReport, TargetRequest};
 
 /// An agent that takes longer is stuck.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Why there is no answer that is of use.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("no xlb is running here: nothing answers on {path} (is it another --socket?)")]
@@ -32,10 +33,26 @@ pub enum ClientError {
     Timeout,
     #[error("the agent's answer could not be read")]
     Http(#[from] hyper::Error),
+    #[error("the agent is starting or stopping: ask again")]
+    NotServing,
+    /// What was asked for can't be done as it stands.
+    #[error("{0}")]
+    Invalid(String),
     #[error("the agent refused the request: {status}: {body}")]
     Refused { status: StatusCode, body: String },
     #[error("the agent's answer is not what this version of xlb understands")]
     Json(#[from] serde_json::Error),
+}
+
+impl ClientError {
+    /// Whether no agent is there that answers.
+    #[must_use]
+    pub fn is_no_agent(&self) -> bool {
+        matches!(
+            self,
+            Self::NotRunning { .. } | Self::Timeout | Self::NotServing
+        )
+    }
 }
 
 /// Asks the agent on the socket `path` for its status.
@@ -43,11 +60,8 @@ pub enum ClientError {
 /// # Errors
 /// If none answers, in time and in full.
 pub async fn status(path: &Path) -> Result<Status, ClientError> {
-    let answer = ask(path, Method::GET, "/status").await?;
-    match answer.status {
-        StatusCode::OK => Ok(serde_json::from_slice(&answer.body)?),
-        _ => Err(answer.refused()),
-    }
+    let answer = ask(path, Method::GET, "/status", Bytes::new()).await?;
+    Ok(serde_json::from_slice(&answer.accepted()?.body)?)
 }
 
 /// Asks the agent on the socket `path` to read its configuration again. Says
@@ -56,12 +70,21 @@ pub async fn status(path: &Path) -> Result<Status, ClientError> {
 /// # Errors
 /// If none answers, or it couldn't do it for another reason.
 pub async fn reload(path: &Path) -> Result<Result<String, String>, ClientError> {
-    let answer = ask(path, Method::POST, "/reload").await?;
+    let answer = ask(path, Method::POST, "/reload", Bytes::new()).await?;
     match answer.status {
-        StatusCode::OK => Ok(Ok(answer.text())),
         INVALID => Ok(Err(answer.text())),
-        _ => Err(answer.refused()),
+        _ => Ok(Ok(answer.accepted()?.text())),
     }
+}
+
+/// Asks the agent on the socket `path` to do something about a target.
+///
+/// # Errors
+/// If none answers, there is no such target, or it couldn't do it.
+pub async fn operate(path: &Path, request: &TargetRequest) -> Result<TargetReport, ClientError> {
+    let body = serde_json::to_vec(request)?;
+    let answer = ask(path, Method::POST, "/target", body.into()).await?;
+    Ok(serde_json::from_slice(&answer.accepted()?.body)?)
 }
 
 struct Answer {
@@ -74,21 +97,38 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    fn refused(&self) -> ClientError {
-        ClientError::Refused {
-            status: self.status,
-            body: self.text().trim().to_owned(),
+    /// The answer if it is what was asked for.
+    fn accepted(self) -> Result<Self, ClientError> {
+        let body = || self.text().trim().to_owned();
+        match self.status {
+            StatusCode::OK => Ok(self),
+            StatusCode::SERVICE_UNAVAILABLE => Err(ClientError::NotServing),
+            INVALID => Err(ClientError::Invalid(body())),
+            status => Err(ClientError::Refused {
+                status,
+                body: body(),
+            }),
         }
     }
 }
 
-async fn ask(path: &Path, method: Method, target: &str) -> Result<Answer, ClientError> {
-    tokio::time::timeout(TIMEOUT, send(path, method, target))
+async fn ask(
+    path: &Path,
+    method: Method,
+    target: &str,
+    body: Bytes,
+) -> Result<Answer, ClientError> {
+    tokio::time::timeout(TIMEOUT, send(path, method, target, body))
         .await
         .map_err(|_| ClientError::Timeout)?
 }
 
-async fn send(path: &Path, method: Method, target: &str) -> Result<Answer, ClientError> {
+async fn send(
+    path: &Path,
+    method: Method,
+    target: &str,
+    body: Bytes,
+) -> Result<Answer, ClientError> {
     let stream = UnixStream::connect(path).await.map_err(|source| {
         let path = path.to_owned();
         match source.kind() {
@@ -100,7 +140,7 @@ async fn send(path: &Path, method: Method, target: &str) -> Result<Answer, Clien
         }
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let mut request = Request::new(Empty::<Bytes>::new());
+    let mut request = Request::new(Full::new(body));
     *request.method_mut() = method;
     // A constant path and host: neither can fail to parse.
     *request.uri_mut() = hyper::Uri::try_from(target).unwrap_or_default();

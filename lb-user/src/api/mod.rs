@@ -4,19 +4,30 @@
 //! |---|---|
 //! | `GET /status` | [`Status`] |
 //! | `POST /reload` | what is odd about the configuration, or why it isn't applied |
+//! | `POST /target` with a [`TargetRequest`] | [`TargetReport`] |
+//!
+//! What is wrong with a request, or with the configuration, is answered with
+//! 422 and a sentence.
 
 mod client;
 mod reload;
 mod server;
 mod status;
+mod target;
 
-pub use client::{ClientError, reload, status as fetch_status};
+use hyper::StatusCode;
+
+pub use client::{ClientError, operate, reload, status as fetch_status};
 pub use reload::ReloadError;
 pub use server::{Request, Server, SocketError};
 pub use status::{
     ChecksStatus, FlowsStatus, GroupStatus, InterfaceStatus, ListenerStatus, Status, TargetStatus,
     TrafficStatus,
 };
+pub use target::{OperateError, TargetReport, TargetRequest};
+
+/// What was asked for can't be done as it stands; the body says why.
+const INVALID: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;
 
 /// Where the agent listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/xlb/xlb.sock";

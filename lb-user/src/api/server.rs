@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Method, Response, StatusCode,
     body::{Bytes, Incoming},
@@ -17,15 +17,18 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
 };
 use tracing::debug;
 
-use super::{ReloadError, Status};
+use super::{OperateError, ReloadError, Status, TargetReport, TargetRequest};
 use crate::config::Diagnostics;
 
+/// Bytes of a request's body.
+const MAX_REQUEST: usize = 64 * 1024;
 const NOT_SERVING: &str = "the agent is starting or stopping: ask again\n";
 
 /// A request to the agent's task, with the way to answer it.
@@ -33,6 +36,10 @@ const NOT_SERVING: &str = "the agent is starting or stopping: ask again\n";
 pub enum Request {
     Status(oneshot::Sender<Status>),
     Reload(oneshot::Sender<Result<Diagnostics, ReloadError>>),
+    Operate(
+        TargetRequest,
+        oneshot::Sender<Result<TargetReport, OperateError>>,
+    ),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -155,11 +162,12 @@ async fn answer(
     Ok(match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => status(&agent).await,
         (&Method::POST, "/reload") => reload(&agent).await,
+        (&Method::POST, "/target") => operate(&agent, request.into_body()).await,
         (_, "/status") => text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n"),
-        (_, "/reload") => text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"),
+        (_, "/reload" | "/target") => text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"),
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are only /status and /reload\n",
+            "there are only /status, /reload and /target\n",
         ),
     })
 }
@@ -183,16 +191,41 @@ async fn reload(agent: &mpsc::Sender<Request>) -> Response<Full<Bytes>> {
 }
 
 async fn status(agent: &mpsc::Sender<Request>) -> Response<Full<Bytes>> {
-    let status = ask(agent, Request::Status).await;
-    match status.map(|status| serde_json::to_vec(&status)) {
-        Some(Ok(json)) => {
+    match ask(agent, Request::Status).await {
+        Some(status) => json(&status),
+        None => not_serving(),
+    }
+}
+
+async fn operate(agent: &mpsc::Sender<Request>, body: Incoming) -> Response<Full<Bytes>> {
+    let request = match read(body).await {
+        Ok(request) => request,
+        Err(error) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+    };
+    match ask(agent, |answer| Request::Operate(request, answer)).await {
+        Some(Ok(report)) => json(&report),
+        Some(Err(error)) => text(error.status(), &format!("{error}\n")),
+        None => not_serving(),
+    }
+}
+
+/// A request's body, which is JSON.
+async fn read<T: DeserializeOwned>(
+    body: Incoming,
+) -> Result<T, Box<dyn std::error::Error + Send + Sync>> {
+    let body = Limited::new(body, MAX_REQUEST).collect().await?;
+    Ok(serde_json::from_slice(&body.to_bytes())?)
+}
+
+fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_vec(value) {
+        Ok(json) => {
             let mut response = Response::new(Full::from(json));
             let json = hyper::header::HeaderValue::from_static("application/json");
             response.headers_mut().insert(CONTENT_TYPE, json);
             response
         }
-        Some(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
-        None => not_serving(),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
     }
 }
 

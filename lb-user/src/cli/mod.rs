@@ -4,12 +4,17 @@ mod check;
 mod reload;
 mod run;
 mod status;
+mod target;
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
-use crate::api::DEFAULT_SOCKET;
+use crate::api::{ClientError, DEFAULT_SOCKET};
 
 /// A packet-level load balancer.
 ///
@@ -23,7 +28,8 @@ use crate::api::DEFAULT_SOCKET;
 Exit codes:
   0  success
   1  the command failed; the reason is on standard error
-  2  the command line or the configuration is wrong
+  2  the command line, the configuration or what was asked for is wrong
+  3  no agent answers
 
 Files:
   /run/xlb/xlb.sock  the agent's socket (mode 0600)
@@ -32,6 +38,7 @@ Examples:
   xlb run --interface eth0 --listen :80 --target :8081 --target :8082
   xlb check /etc/xlb/xlb.toml && xlb run --config /etc/xlb/xlb.toml
   xlb reload
+  xlb drain 10.0.2.21:8080 && xlb enable 10.0.2.21:8080
   xlb status --json | jq '.target_groups[].targets[] | select(.health != \"healthy\")'")]
 pub struct Cli {
     #[command(subcommand)]
@@ -44,6 +51,9 @@ enum Command {
     Check(check::Check),
     Reload(reload::Reload),
     Status(status::Status),
+    Drain(target::Drain),
+    Enable(target::Enable),
+    Weight(target::Weight),
 }
 
 /// Where to reach a running agent.
@@ -54,8 +64,10 @@ struct Socket {
     socket: PathBuf,
 }
 
-/// A wrong command line or configuration; clap's own errors have it too.
+/// A wrong command line, configuration or wish; clap's own errors have it too.
 const USAGE: u8 = 2;
+/// Nobody answers on the socket.
+const NO_AGENT: u8 = 3;
 
 /// Runs the command that the process was started with.
 #[must_use]
@@ -65,11 +77,32 @@ pub fn main() -> ExitCode {
         Command::Check(command) => check::run(&command),
         Command::Reload(command) => reload::run(&command),
         Command::Status(command) => status::run(&command),
+        Command::Drain(command) => target::drain(&command),
+        Command::Enable(command) => target::enable(&command),
+        Command::Weight(command) => target::weight(&command),
     };
     result.unwrap_or_else(|error| {
         eprintln!("{} {error:#}", paint("xlb:", Style::Error));
-        ExitCode::FAILURE
+        code(&error)
     })
+}
+
+/// What scripts are told of an error.
+fn code(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<ClientError>() {
+        Some(error) if error.is_no_agent() => ExitCode::from(NO_AGENT),
+        Some(ClientError::Invalid(_)) => ExitCode::from(USAGE),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Writes to standard output.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever read had seen enough (`xlb status | head`).
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        written => written.map(|()| ExitCode::SUCCESS).map_err(Into::into),
+    }
 }
 
 /// What a piece of output means, for colours on a terminal.

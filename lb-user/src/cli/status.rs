@@ -1,14 +1,14 @@
 //! `xlb status`: what a running agent does.
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::IsTerminal as _,
     process::ExitCode,
     time::{Duration, SystemTime},
 };
 
 use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets};
 
-use super::{Socket, runtime};
+use super::{Socket, print, runtime};
 use crate::api::{self, GroupStatus, ListenerStatus, TargetStatus};
 
 /// Show listeners, target groups and the health of every target
@@ -34,11 +34,7 @@ pub(super) fn run(command: &Status) -> anyhow::Result<ExitCode> {
     } else {
         render(&status, SystemTime::now(), std::io::stdout().is_terminal())
     };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever read had seen enough (`xlb status | head`).
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        written => written.map(|()| ExitCode::SUCCESS).map_err(Into::into),
-    }
+    print(&text)
 }
 
 /// The status as text; `colours` only for a terminal.
@@ -125,7 +121,7 @@ fn targets(group: &GroupStatus, now: SystemTime, colours: bool) -> String {
         let since = now.duration_since(target.since).unwrap_or(Duration::ZERO);
         table.add_row([
             Cell::new(&target.address),
-            Cell::new(target.weight),
+            Cell::new(weight(target)),
             Cell::new(format!("{:.1}%", target.share * 100.0)),
             health(target, colours),
             Cell::new(whole_seconds(since.as_secs())),
@@ -144,7 +140,15 @@ fn targets(group: &GroupStatus, now: SystemTime, colours: bool) -> String {
     format!("target group {name} ({mode}){fail_open}\n{}", finish(table))
 }
 
-fn reason(target: &TargetStatus) -> String {
+/// The one that holds, and the one that it holds instead of.
+fn weight(target: &TargetStatus) -> String {
+    match target.configured_weight {
+        Some(configured) => format!("{} (not {configured})", target.weight),
+        None => target.weight.to_string(),
+    }
+}
+
+pub(super) fn reason(target: &TargetStatus) -> String {
     let description = target.description.clone().unwrap_or_default();
     match target.remaining {
         // Up to the full second, so that it ends with 1s.

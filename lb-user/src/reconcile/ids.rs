@@ -10,13 +10,15 @@ use std::{
     num::NonZeroU16,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     address::with_port,
     config::{Capacity, Config, Ports, Target, TargetGroup},
 };
 
 /// A target as the agent knows it: within its group, by address and port.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TargetKey {
     pub group: String,
     /// `None`: this host.

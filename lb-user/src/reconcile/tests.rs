@@ -101,6 +101,7 @@ fn wanted(
             ids: &ids,
             draining: &BTreeSet::new(),
             slow_starts: &BTreeMap::new(),
+            weights: &BTreeMap::new(),
             applied: &MapState::default(),
         },
         &mut Tables::default(),
