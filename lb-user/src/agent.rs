@@ -4,6 +4,7 @@
 mod addresses;
 mod attach;
 mod background;
+mod flows;
 mod maps;
 mod operate;
 mod process;
@@ -237,6 +238,7 @@ impl Agent {
         match request {
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Reload(answer) => drop(answer.send(self.reload().await)),
+            Request::Flows(request, answer) => drop(answer.send(self.flows(&request))),
             Request::Operate(request, answer) => drop(answer.send(self.operate(&request))),
         }
     }

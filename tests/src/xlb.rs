@@ -347,7 +347,37 @@ impl Xlb {
         self.process.end_by(signal, STOP)
     }
 
-    fn command(&self, subcommand: &str) -> Result<Command> {
+    /// Runs a command that asks the agent, as `["flows", "--count"]`, whatever
+    /// its exit code says.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub fn ask(&self, words: &[&str]) -> Result<Output> {
+        let (subcommand, arguments) = words.split_first().context("no command given")?;
+        output(self.command(subcommand)?.args(arguments))
+    }
+
+    /// What such a command prints.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn answer(&self, words: &[&str]) -> Result<String> {
+        let output = self.ask(words)?;
+        ensure!(
+            output.status.success(),
+            "`xlb {}` ended with {}: {}",
+            words.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// A command that asks the agent, to be run by the caller.
+    ///
+    /// # Errors
+    /// If there is no binary.
+    pub fn command(&self, subcommand: &str) -> Result<Command> {
         let mut command = self.namespace.command(binary()?);
         command.arg(subcommand).arg("--socket").arg(&self.socket);
         Ok(command)
@@ -392,6 +422,9 @@ pub struct TargetStatus {
     pub address: String,
     pub health: String,
     pub reason: Option<String>,
+    pub weight: u16,
+    pub configured_weight: Option<u16>,
+    pub drained: bool,
     /// Of the group's new flows, from 0 to 1.
     pub share: f64,
     /// Seconds until a draining target's flows end.

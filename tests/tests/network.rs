@@ -10,6 +10,7 @@ mod network {
     mod dsr;
     mod errors;
     mod fail_open;
+    mod flows;
     mod health;
     mod host_changes;
     mod icmp;
@@ -18,6 +19,7 @@ mod network {
     mod life_cycle;
     mod load;
     mod max_segment;
+    mod operator;
     mod path_mtu;
     mod protections;
     mod reload;

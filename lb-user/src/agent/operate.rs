@@ -41,7 +41,7 @@ impl Agent {
         key: TargetKey,
     ) -> Result<TargetReport, OperateError> {
         let Some(target) = self.registry.get(&key) else {
-            return Err(name.not_found(&self.config).into());
+            return Err(name.unknown().into());
         };
         let target = self.target_status(&key, target);
         let group = key.group;

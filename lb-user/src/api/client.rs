@@ -7,11 +7,16 @@ use std::{
 };
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header::HOST,
+};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::{INVALID, Status, TargetReport, TargetRequest};
+use super::{FlowsRequest, INVALID, Status, TargetReport, TargetRequest};
 
 /// An agent that takes longer is stuck.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,6 +82,58 @@ pub async fn reload(path: &Path) -> Result<Result<String, String>, ClientError> 
     }
 }
 
+/// Asks the agent on the socket `path` for its flows.
+///
+/// # Errors
+/// If none answers, or the request makes no sense.
+pub async fn flows(path: &Path, request: &FlowsRequest) -> Result<Lines, ClientError> {
+    let body = serde_json::to_vec(request)?;
+    let response = in_time(send(path, Method::POST, "/flows", body.into())).await?;
+    if response.status() != StatusCode::OK {
+        let answer = in_time(whole(response)).await?;
+        answer.accepted()?;
+        return Err(ClientError::NotServing);
+    }
+    Ok(Lines {
+        body: response.into_body(),
+        pending: Vec::new(),
+    })
+}
+
+/// An answer that comes line by line.
+#[derive(Debug)]
+pub struct Lines {
+    body: Incoming,
+    /// The beginning of a line.
+    pending: Vec<u8>,
+}
+
+impl Lines {
+    /// Some whole lines; `None` after the last one.
+    ///
+    /// # Errors
+    /// If the answer breaks off.
+    pub async fn next(&mut self) -> Result<Option<String>, ClientError> {
+        loop {
+            let frame = async { Ok(self.body.frame().await.transpose()?) };
+            let Some(frame) = in_time(frame).await? else {
+                // The last line ends, too.
+                return Ok(None);
+            };
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            self.pending.extend_from_slice(&data);
+            let Some(end) = self.pending.iter().rposition(|&byte| byte == b'\n') else {
+                continue;
+            };
+            let rest = self.pending.split_off(end + 1);
+            let lines = std::mem::replace(&mut self.pending, rest);
+            return Ok(Some(String::from_utf8_lossy(&lines).into_owned()));
+        }
+    }
+}
+
 /// Asks the agent on the socket `path` to do something about a target.
 ///
 /// # Errors
@@ -118,17 +175,21 @@ async fn ask(
     target: &str,
     body: Bytes,
 ) -> Result<Answer, ClientError> {
-    tokio::time::timeout(TIMEOUT, send(path, method, target, body))
-        .await
-        .map_err(|_| ClientError::Timeout)?
+    in_time(async { whole(send(path, method, target, body).await?).await }).await
 }
 
+async fn in_time<T>(work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    let done = tokio::time::timeout(TIMEOUT, work).await;
+    done.map_err(|_| ClientError::Timeout)?
+}
+
+/// Sends a request, and waits for the beginning of the answer.
 async fn send(
     path: &Path,
     method: Method,
     target: &str,
     body: Bytes,
-) -> Result<Answer, ClientError> {
+) -> Result<Response<Incoming>, ClientError> {
     let stream = UnixStream::connect(path).await.map_err(|source| {
         let path = path.to_owned();
         match source.kind() {
@@ -140,6 +201,8 @@ async fn send(
         }
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // It ends with the answer, and its errors come with that.
+    tokio::spawn(connection);
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = method;
     // A constant path and host: neither can fail to parse.
@@ -147,14 +210,12 @@ async fn send(
     request
         .headers_mut()
         .insert(HOST, hyper::header::HeaderValue::from_static("xlb"));
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        Ok(Answer { status, body })
-    };
-    tokio::select! {
-        answer = exchange => answer,
-        Err(error) = connection => Err(error.into()),
-    }
+    Ok(sender.send_request(request).await?)
+}
+
+/// Waits for the rest of the answer.
+async fn whole(response: Response<Incoming>) -> Result<Answer, ClientError> {
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    Ok(Answer { status, body })
 }

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `GET /status` | [`Status`] |
 //! | `POST /reload` | what is odd about the configuration, or why it isn't applied |
+//! | `POST /flows` with a [`FlowsRequest`] | a [`FlowRecord`] a line, or one [`FlowCount`] |
 //! | `POST /target` with a [`TargetRequest`] | [`TargetReport`] |
 //!
 //! What is wrong with a request, or with the configuration, is answered with
 //! 422 and a sentence.
 
 mod client;
+mod flows;
 mod reload;
 mod server;
 mod status;
@@ -17,7 +19,10 @@ mod target;
 
 use hyper::StatusCode;
 
-pub use client::{ClientError, operate, reload, status as fetch_status};
+pub use client::{
+    ClientError, Lines, flows as fetch_flows, operate, reload, status as fetch_status,
+};
+pub use flows::{Filter, FlowCount, FlowRecord, FlowsError, FlowsReader, FlowsRequest, Names};
 pub use reload::ReloadError;
 pub use server::{Request, Server, SocketError};
 pub use status::{

@@ -8,6 +8,7 @@ use crate::registry::{FindError, Operation};
 
 /// The body of the request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TargetRequest {
     /// As configured: `10.0.2.21:8080`, `:8081`.
     pub target: String,

@@ -1,13 +1,14 @@
 //! The command line.
 
 mod check;
+mod flows;
 mod reload;
 mod run;
 mod status;
 mod target;
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     path::PathBuf,
     process::ExitCode,
 };
@@ -51,6 +52,7 @@ enum Command {
     Check(check::Check),
     Reload(reload::Reload),
     Status(status::Status),
+    Flows(flows::Flows),
     Drain(target::Drain),
     Enable(target::Enable),
     Weight(target::Weight),
@@ -77,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Check(command) => check::run(&command),
         Command::Reload(command) => reload::run(&command),
         Command::Status(command) => status::run(&command),
+        Command::Flows(command) => flows::run(&command),
         Command::Drain(command) => target::drain(&command),
         Command::Enable(command) => target::enable(&command),
         Command::Weight(command) => target::weight(&command),
@@ -98,9 +101,13 @@ fn code(error: &anyhow::Error) -> ExitCode {
 
 /// Writes to standard output.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    written(std::io::stdout().write_all(text.as_bytes()))
+}
+
+fn written(result: io::Result<()>) -> anyhow::Result<ExitCode> {
+    match result {
         // Whoever read had seen enough (`xlb status | head`).
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         written => written.map(|()| ExitCode::SUCCESS).map_err(Into::into),
     }
 }

@@ -21,7 +21,7 @@ pub use diagnostic::{Diagnostic, Diagnostics};
 pub use file::{File, Overrides};
 pub use flags::{Flags, FlagsError, from_flags};
 pub use model::*;
-pub(crate) use values::socket_address;
+pub(crate) use values::{prefix, socket_address};
 
 /// A larger file is none that a person or a generator meant.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;

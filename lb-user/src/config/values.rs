@@ -78,7 +78,7 @@ fn ports(text: &str, ports: &str) -> Result<Ports, String> {
 }
 
 /// `10.0.0.0/8`, or a single address.
-pub(in crate::config) fn prefix(text: &str) -> Result<Prefix, String> {
+pub(crate) fn prefix(text: &str) -> Result<Prefix, String> {
     let (address, length) = match text.split_once('/') {
         Some((address, length)) => (address, Some(length)),
         None => (text, None),

@@ -28,6 +28,7 @@ use self::{family::FamilyMaps, filter::AddressFilter};
 use super::{
     error::{MapError, errno},
     flows::{Flows, duplicate, handle},
+    listing::Listing,
     sweep::Sweep,
     syscall,
 };
@@ -290,7 +291,8 @@ impl Maps {
             .collect()
     }
 
-    pub(super) fn sweep(&mut self) -> Result<Sweep, MapError> {
+    /// What flows depend on.
+    fn circumstances(&self) -> Result<(Settings, Vec<TargetEntry>), MapError> {
         let settings = self
             .settings
             .get(&0, 0)
@@ -305,6 +307,16 @@ impl Maps {
             name: "TARGETS",
             source,
         })?;
+        Ok((settings, targets))
+    }
+
+    pub(super) fn listing(&self) -> Result<Listing, MapError> {
+        let (settings, targets) = self.circumstances()?;
+        Ok(Listing::new(self.flows()?, settings, targets))
+    }
+
+    pub(super) fn sweep(&mut self) -> Result<Sweep, MapError> {
+        let (settings, targets) = self.circumstances()?;
         let target_flows = duplicate(self.target_flows.as_fd(), TARGET_FLOWS)?;
         let target_map = duplicate(self.targets.map().fd().as_fd(), "TARGETS")?;
         let flows = self.flows()?;

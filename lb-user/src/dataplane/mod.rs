@@ -7,6 +7,7 @@ mod family;
 mod figures;
 mod flows;
 mod kernel;
+mod listing;
 mod maps;
 mod sweep;
 mod syscall;
@@ -29,6 +30,7 @@ pub use error::{AttachError, LoadError, MapError};
 pub use figures::{Figures, figures};
 pub use flows::{FlowTables, Flows};
 pub use kernel::Kernel;
+pub use listing::{Flow, FlowState, Listing};
 pub use sweep::{Sweep, Swept};
 
 use self::family::Keyed as _;
@@ -188,6 +190,14 @@ impl Dataplane {
     /// If a flow map can't be duplicated for the sweep.
     pub fn sweep(&mut self) -> Result<Sweep, MapError> {
         self.maps.sweep()
+    }
+
+    /// All flows, to be read on any thread.
+    ///
+    /// # Errors
+    /// If what they depend on can't be read, or a flow map not be duplicated.
+    pub fn listing(&self) -> Result<Listing, MapError> {
+        self.maps.listing()
     }
 
     /// Handles to the flow tables, to read them from any thread.

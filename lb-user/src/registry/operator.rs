@@ -42,7 +42,9 @@ pub enum FindError {
     Range(String),
     #[error("no target group has a target {0}: `xlb status` shows all of them")]
     NoTarget(String),
-    #[error("the target group `{group}` has no target {target}: `xlb status` shows all of them")]
+    #[error(
+        "there is no target group `{group}` with a target {target}: `xlb status` shows all of them"
+    )]
     NotInGroup { target: String, group: String },
     #[error("there is no target group `{0}`: `xlb status` shows all of them")]
     NoGroup(String),
@@ -122,21 +124,17 @@ impl TargetName {
                     groups: found.into_iter().map(|key| key.group).collect(),
                 })
             }
-            (None, _) => Err(self.not_found(config)),
+            (None, _) => Err(self.unknown()),
         }
     }
 
     /// Says that there is none.
     #[must_use]
-    pub fn not_found(&self, config: &Config) -> FindError {
+    pub fn unknown(&self) -> FindError {
         let target = self.text();
-        let Some(group) = self.group.clone() else {
-            return FindError::NoTarget(target);
-        };
-        let mut groups = config.target_groups.iter();
-        match groups.any(|it| it.name == group) {
-            true => FindError::NotInGroup { target, group },
-            false => FindError::NoGroup(group),
+        match self.group.clone() {
+            Some(group) => FindError::NotInGroup { target, group },
+            None => FindError::NoTarget(target),
         }
     }
 
