@@ -27,5 +27,6 @@ mod network {
     mod slow_start;
     mod spread;
     mod syn_flood;
+    mod top;
     mod udp;
 }

@@ -2,15 +2,18 @@
 
 mod check;
 mod flows;
+mod rates;
 mod reload;
 mod run;
 mod status;
 mod target;
+mod top;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
@@ -52,6 +55,7 @@ enum Command {
     Check(check::Check),
     Reload(reload::Reload),
     Status(status::Status),
+    Top(top::Top),
     Flows(flows::Flows),
     Drain(target::Drain),
     Enable(target::Enable),
@@ -79,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Check(command) => check::run(&command),
         Command::Reload(command) => reload::run(&command),
         Command::Status(command) => status::run(&command),
+        Command::Top(command) => top::run(&command),
         Command::Flows(command) => flows::run(&command),
         Command::Drain(command) => target::drain(&command),
         Command::Enable(command) => target::enable(&command),
@@ -118,8 +123,28 @@ enum Style {
     Error,
 }
 
+/// The time between two looks of a command that goes on.
+fn interval_from(text: &str) -> Result<Duration, String> {
+    let wrong = || "a number of seconds from 0.1 to 86400, as 2 or 0.5".to_owned();
+    let seconds: f64 = text.parse().map_err(|_| wrong())?;
+    match (0.1..=86_400.0).contains(&seconds) {
+        true => Ok(Duration::from_secs_f64(seconds)),
+        false => Err(wrong()),
+    }
+}
+
+/// Whether standard output takes colours.
+fn colours() -> bool {
+    io::stdout().is_terminal() && wants_colours()
+}
+
+/// See <https://no-color.org>.
+fn wants_colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 fn paint(text: &str, style: Style) -> String {
-    if !std::io::stderr().is_terminal() {
+    if !(io::stderr().is_terminal() && wants_colours()) {
         return text.to_owned();
     }
     match style {
