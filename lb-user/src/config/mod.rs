@@ -17,7 +17,7 @@ use std::{
     path::Path,
 };
 
-pub use diagnostic::{Diagnostic, Diagnostics};
+pub use diagnostic::{Diagnostic, Diagnostics, Finding, Severity};
 pub use file::{File, Overrides};
 pub use flags::{Flags, FlagsError, from_flags};
 pub use model::*;
