@@ -4,6 +4,7 @@
 mod addresses;
 mod attach;
 mod background;
+mod explain;
 mod flows;
 mod maps;
 mod operate;
@@ -238,6 +239,7 @@ impl Agent {
         match request {
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Reload(answer) => drop(answer.send(self.reload().await)),
+            Request::Explain(request, answer) => drop(answer.send(self.explain(request))),
             Request::Flows(request, answer) => drop(answer.send(self.flows(&request))),
             Request::Operate(request, answer) => drop(answer.send(self.operate(&request))),
         }

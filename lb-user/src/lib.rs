@@ -6,6 +6,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
+pub mod explain;
 pub mod health;
 pub mod host;
 pub mod maglev;

@@ -9,6 +9,7 @@ mod network {
     mod download;
     mod dsr;
     mod errors;
+    mod explain;
     mod fail_open;
     mod flows;
     mod health;

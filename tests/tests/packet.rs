@@ -15,6 +15,7 @@ mod packet {
 
     mod bad_input;
     mod dsr;
+    mod explain;
     mod extensions;
     mod flows;
     mod fragments;

@@ -32,7 +32,7 @@ impl Agent {
         })
     }
 
-    fn names(&self) -> Names {
+    pub(super) fn names(&self) -> Names {
         let listeners = self.config.listeners.iter();
         let listener = |name: &String| Some((self.ids.listener(name)?, name.clone()));
         let draining = self.registry.draining().map(|(key, _)| key.clone());

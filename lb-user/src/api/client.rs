@@ -16,7 +16,9 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::{FlowsRequest, INVALID, Status, TargetReport, TargetRequest};
+use super::{
+    ExplainRequest, Explanation, FlowsRequest, INVALID, Status, TargetReport, TargetRequest,
+};
 
 /// An agent that takes longer is stuck.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -80,6 +82,16 @@ pub async fn reload(path: &Path) -> Result<Result<String, String>, ClientError> 
         INVALID => Ok(Err(answer.text())),
         _ => Ok(Ok(answer.accepted()?.text())),
     }
+}
+
+/// Asks the agent on the socket `path` what would become of a packet.
+///
+/// # Errors
+/// If none answers, the packet makes no sense, or it can't be run.
+pub async fn explain(path: &Path, request: &ExplainRequest) -> Result<Explanation, ClientError> {
+    let body = serde_json::to_vec(request)?;
+    let answer = ask(path, Method::POST, "/explain", body.into()).await?;
+    Ok(serde_json::from_slice(&answer.accepted()?.body)?)
 }
 
 /// Asks the agent on the socket `path` for its flows.

@@ -43,7 +43,7 @@ pub struct FlowsRequest {
 }
 
 /// One flow.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowRecord {
     /// `tcp` or `udp`.
     pub protocol: String,
@@ -203,7 +203,7 @@ impl FlowsReader {
 }
 
 impl Names {
-    fn record(&self, flow: &Flow) -> FlowRecord {
+    pub(super) fn record(&self, flow: &Flow) -> FlowRecord {
         let target = self.targets.get(&(flow.target, flow.generation));
         FlowRecord {
             protocol: match flow.protocol {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /status` | [`Status`] |
 //! | `POST /reload` | what is odd about the configuration, or why it isn't applied |
+//! | `POST /explain` with an [`ExplainRequest`] | [`Explanation`] |
 //! | `POST /flows` with a [`FlowsRequest`] | a [`FlowRecord`] a line, or one [`FlowCount`] |
 //! | `POST /target` with a [`TargetRequest`] | [`TargetReport`] |
 //!
@@ -11,6 +12,7 @@
 //! 422 and a sentence.
 
 mod client;
+mod explain;
 mod flows;
 mod reload;
 mod server;
@@ -20,7 +22,12 @@ mod target;
 use hyper::StatusCode;
 
 pub use client::{
-    ClientError, Lines, flows as fetch_flows, operate, reload, status as fetch_status,
+    ClientError, Lines, explain as fetch_explanation, flows as fetch_flows, operate, reload,
+    status as fetch_status,
+};
+pub use explain::{
+    Device, ExplainError, ExplainRequest, ExplainedListener, ExplainedRule, ExplainedTarget,
+    Explainer, Explanation, Facts, Leaving, Selection,
 };
 pub use flows::{Filter, FlowCount, FlowRecord, FlowsError, FlowsReader, FlowsRequest, Names};
 pub use reload::ReloadError;

@@ -26,8 +26,8 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    FlowsError, FlowsReader, FlowsRequest, OperateError, ReloadError, Status, TargetReport,
-    TargetRequest,
+    ExplainError, ExplainRequest, Explainer, FlowsError, FlowsReader, FlowsRequest, OperateError,
+    ReloadError, Status, TargetReport, TargetRequest,
 };
 use crate::config::Diagnostics;
 
@@ -45,6 +45,10 @@ type Body = UnsyncBoxBody<Bytes, io::Error>;
 pub enum Request {
     Status(oneshot::Sender<Status>),
     Reload(oneshot::Sender<Result<Diagnostics, ReloadError>>),
+    Explain(
+        ExplainRequest,
+        oneshot::Sender<Result<Explainer, ExplainError>>,
+    ),
     Flows(
         FlowsRequest,
         oneshot::Sender<Result<FlowsReader, FlowsError>>,
@@ -175,13 +179,16 @@ async fn answer(
     Ok(match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => status(&agent).await,
         (&Method::POST, "/reload") => reload(&agent).await,
+        (&Method::POST, "/explain") => explain(&agent, request.into_body()).await,
         (&Method::POST, "/flows") => flows(&agent, request.into_body()).await,
         (&Method::POST, "/target") => operate(&agent, request.into_body()).await,
         (_, "/status") => text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n"),
-        (_, "/flows" | "/reload" | "/target") => text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"),
+        (_, "/explain" | "/flows" | "/reload" | "/target") => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n")
+        }
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are only /status, /flows, /reload and /target\n",
+            "there are only /status, /explain, /flows, /reload and /target\n",
         ),
     })
 }
@@ -208,6 +215,27 @@ async fn status(agent: &mpsc::Sender<Request>) -> Response<Body> {
     match ask(agent, Request::Status).await {
         Some(status) => json(&status),
         None => not_serving(),
+    }
+}
+
+/// Runs a packet through a replica, which is loaded on a thread of its own.
+async fn explain(agent: &mpsc::Sender<Request>, body: Incoming) -> Response<Body> {
+    let request = match read(body).await {
+        Ok(request) => request,
+        Err(error) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+    };
+    let explained = match ask(agent, |answer| Request::Explain(request, answer)).await {
+        Some(Ok(explainer)) => tokio::task::spawn_blocking(move || explainer.run()).await,
+        Some(Err(error)) => Ok(Err(error)),
+        None => return not_serving(),
+    };
+    match explained {
+        Ok(Ok(explanation)) => json(&explanation),
+        Ok(Err(error)) => text(
+            error.status(),
+            &format!("{:#}\n", anyhow::Error::from(error)),
+        ),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod explain;
 mod flows;
 mod rates;
 mod reload;
@@ -57,6 +58,7 @@ enum Command {
     Status(status::Status),
     Top(top::Top),
     Flows(flows::Flows),
+    Explain(explain::Explain),
     Drain(target::Drain),
     Enable(target::Enable),
     Weight(target::Weight),
@@ -85,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Status(command) => status::run(&command),
         Command::Top(command) => top::run(&command),
         Command::Flows(command) => flows::run(&command),
+        Command::Explain(command) => explain::run(&command),
         Command::Drain(command) => target::drain(&command),
         Command::Enable(command) => target::enable(&command),
         Command::Weight(command) => target::weight(&command),

@@ -98,6 +98,10 @@ impl Listing {
         }
     }
 
+    pub(super) fn flows(&self) -> &Flows {
+        &self.flows
+    }
+
     /// Hands every flow to `each` until that has enough. Flows that come or go
     /// meanwhile may be missed, none is met twice. A million take about half a
     /// second.
@@ -141,7 +145,8 @@ impl Listing {
         )
     }
 
-    fn flow<A: Keyed>(&self, key: &FlowKey<A>, entry: &FlowEntry<A>, now: u32) -> Flow {
+    /// What an entry of the client's direction says.
+    pub(super) fn flow<A: Keyed>(&self, key: &FlowKey<A>, entry: &FlowEntry<A>, now: u32) -> Flow {
         let target = self.targets.get(entry.target as usize).copied();
         let (sent, mut leaves) = (key.endpoints, entry.rewrite);
         if entry.is_dsr() {

@@ -275,20 +275,7 @@ impl Maps {
     }
 
     pub(super) fn drops(&self) -> Result<Vec<(DropReason, u64)>, MapError> {
-        DropReason::ALL
-            .iter()
-            .map(|&reason| {
-                let values =
-                    self.drops
-                        .get(&(reason as u32), 0)
-                        .map_err(|source| MapError::Access {
-                            action: "read",
-                            name: "DROPS",
-                            source,
-                        })?;
-                Ok((reason, values.iter().sum()))
-            })
-            .collect()
+        count(&self.drops)
     }
 
     /// What flows depend on.
@@ -338,7 +325,7 @@ impl Maps {
 }
 
 /// A map of the object, in its type.
-fn open<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, MapError>
+pub(super) fn open<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, MapError>
 where
     M: TryFrom<Map, Error = aya::maps::MapError>,
 {
@@ -376,7 +363,22 @@ fn unwritten(source: io::Error) -> MapError {
     }
 }
 
-fn sum(
+/// Packets by drop reason, all CPUs together.
+pub(super) fn count(drops: &PerCpuArray<MapData, u64>) -> Result<Vec<(DropReason, u64)>, MapError> {
+    let count = |&reason: &DropReason| {
+        let values = drops
+            .get(&(reason as u32), 0)
+            .map_err(|source| MapError::Access {
+                action: "read",
+                name: "DROPS",
+                source,
+            })?;
+        Ok((reason, values.iter().sum()))
+    };
+    DropReason::ALL.iter().map(count).collect()
+}
+
+pub(super) fn sum(
     name: &'static str,
     map: &PerCpuArray<MapData, Traffic>,
     id: u32,

@@ -9,6 +9,7 @@ mod flows;
 mod kernel;
 mod listing;
 mod maps;
+mod replica;
 mod sweep;
 mod syscall;
 
@@ -31,6 +32,7 @@ pub use figures::{Figures, figures};
 pub use flows::{FlowTables, Flows};
 pub use kernel::Kernel;
 pub use listing::{Flow, FlowState, Listing};
+pub use replica::{Action, Arrival, Model, Outcome, Replica, ReplicaError};
 pub use sweep::{Sweep, Swept};
 
 use self::family::Keyed as _;
@@ -59,6 +61,7 @@ pub struct Dataplane {
     ebpf: Ebpf,
     attachments: BTreeMap<u32, attach::Attachment>,
     maps: maps::Maps,
+    originals: replica::Originals,
 }
 
 impl Dataplane {
@@ -78,11 +81,13 @@ impl Dataplane {
                 .map_err(|error| LoadError::from_program(name, error))?;
         }
         // Only now: the programs refer to the maps by file descriptors.
+        let originals = replica::Originals::of(&ebpf, capacity)?;
         let maps = maps::Maps::take(&mut ebpf)?;
         Ok(Self {
             ebpf,
             attachments: BTreeMap::new(),
             maps,
+            originals,
         })
     }
 
@@ -198,6 +203,14 @@ impl Dataplane {
     /// If what they depend on can't be read, or a flow map not be duplicated.
     pub fn listing(&self) -> Result<Listing, MapError> {
         self.maps.listing()
+    }
+
+    /// What a replica is made from, to run a packet without a trace.
+    ///
+    /// # Errors
+    /// If what flows depend on can't be read, or a map not be duplicated.
+    pub fn model(&self) -> Result<Model, MapError> {
+        self.originals.model(self.maps.listing()?)
     }
 
     /// Handles to the flow tables, to read them from any thread.

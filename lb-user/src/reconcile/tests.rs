@@ -4,6 +4,7 @@ mod families;
 mod forwarding;
 mod groups;
 mod interfaces;
+mod operator;
 mod protection;
 
 use std::{
