@@ -88,6 +88,12 @@ impl Prefix {
         self.length
     }
 
+    /// Whether an address is in it.
+    #[must_use]
+    pub fn contains(self, address: IpAddr) -> bool {
+        Self::around(address, self.length) == Some(self)
+    }
+
     /// Bits that differ.
     #[must_use]
     pub fn open_bits(self) -> u8 {
@@ -125,6 +131,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_prefix_contains_its_addresses_and_no_others() {
+        let prefix =
+            |address: &str, length| Prefix::around(address.parse().unwrap(), length).unwrap();
+        let cases = [
+            (prefix("10.1.0.0", 16), "10.1.255.9", true),
+            (prefix("10.1.0.0", 16), "10.2.0.0", false),
+            (prefix("10.1.0.0", 16), "a01::", false),
+            (prefix("0.0.0.0", 0), "::", false),
+            (prefix("2001:db8::", 32), "2001:db8:ffff::1", true),
+            (prefix("2001:db8::", 32), "2001:db9::", false),
+        ];
+        for (prefix, address, expected) in cases {
+            assert_eq!(
+                prefix.contains(address.parse().unwrap()),
+                expected,
+                "{address} in {prefix}"
+            );
+        }
+    }
+
+    #[test]
     fn addresses_are_shown_as_they_are_written() {
         let shown = |address: &str| with_port(address.parse().ok(), 80);
         assert_eq!(shown("10.0.0.1"), "10.0.0.1:80");
@@ -141,6 +168,7 @@ mod tests {
             assert_eq!(all.address(), family.unspecified());
             let one = Prefix::around(address, family.bits()).unwrap();
             assert_eq!((one.address(), one.open_bits()), (address, 0));
+            assert!(all.contains(address) && one.contains(address));
         }
     }
 }

@@ -5,7 +5,10 @@ mod addresses;
 mod adopt;
 mod attach;
 mod background;
+mod explain;
+mod flows;
 mod maps;
+mod operate;
 mod process;
 mod reload;
 mod state;
@@ -170,6 +173,8 @@ struct Agent {
     draining: BTreeSet<TargetKey>,
     /// Of `registry`, as of the last step.
     slow_starts: BTreeMap<TargetKey, u16>,
+    /// Those that operators have set, of `registry`.
+    weights: BTreeMap<TargetKey, u16>,
     last_step: Instant,
     /// How new flows are spread, by target group.
     balances: BTreeMap<String, Balance>,
@@ -218,6 +223,7 @@ impl Agent {
             registry: Registry::default(),
             draining: BTreeSet::new(),
             slow_starts: BTreeMap::new(),
+            weights: BTreeMap::new(),
             last_step: Instant::now(),
             balances: BTreeMap::new(),
             problems: Vec::new(),
@@ -334,6 +340,9 @@ impl Agent {
                 let _ = answer.send(());
                 return Some(End::Unload);
             }
+            Request::Explain(request, answer) => drop(answer.send(self.explain(request))),
+            Request::Flows(request, answer) => drop(answer.send(self.flows(&request))),
+            Request::Operate(request, answer) => drop(answer.send(self.operate(&request))),
         }
         None
     }

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod doctor;
+pub mod explain;
 pub mod health;
 pub mod host;
 pub mod instance;

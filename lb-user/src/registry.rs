@@ -4,7 +4,10 @@
 //! A target that the configuration doesn't have any more, or whose group no
 //! listener uses any more, drains: it gets no new flow, and its flows go on
 //! until the deregistration delay of its group is over. If it comes back before
-//! that, it is what it was.
+//! that, it is what it was. So does a target that an operator drains, and it
+//! stays out of use then until the operator enables it.
+
+mod operator;
 
 mod saved;
 
@@ -15,11 +18,12 @@ use std::{
 
 use crate::{
     config::Config,
-    health::{Health, Outcome, TargetHealth, Thresholds, Transition},
+    health::{Health, Outcome, Reason, TargetHealth, Thresholds, Transition},
     reconcile::TargetKey,
     slow_start,
 };
 
+pub use operator::{FindError, Operation, OperatorOverrides, Override, SetWeight, TargetName};
 pub use saved::{Clock, SavedTarget};
 
 /// The present time: as people read it, and as it can't be set back.
@@ -43,6 +47,8 @@ impl Now {
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
     targets: BTreeMap<TargetKey, Registered>,
+    /// Of targets that are registered.
+    overrides: OperatorOverrides,
     /// Kept, for it is asked for at each event and seldom changes.
     next_end: Option<Instant>,
 }
@@ -51,7 +57,7 @@ pub struct Registry {
 #[derive(Clone, Debug)]
 pub struct Registered {
     pub health: TargetHealth,
-    /// As last configured.
+    /// As last configured, or as an operator has set it since.
     pub weight: u16,
     /// Its group's deregistration delay, as last configured.
     delay: Duration,
@@ -72,6 +78,8 @@ pub struct Registration {
     /// Draining targets whose flows end now, since the configured targets need
     /// their ids.
     pub displaced: Vec<TargetKey>,
+    /// Targets whose weight is the configuration's again, since that has changed.
+    pub overruled: Vec<TargetKey>,
 }
 
 impl Registry {
@@ -93,11 +101,6 @@ impl Registry {
         self.next_end
     }
 
-    fn note_next_end(&mut self) {
-        let ends = self.targets.values().filter_map(|target| target.ends);
-        self.next_end = ends.min();
-    }
-
     /// Applies a configuration.
     pub fn register(&mut self, config: &Config, now: Now) -> Registration {
         let mut done = Registration::default();
@@ -112,12 +115,18 @@ impl Registry {
                     .targets
                     .entry(key.clone())
                     .or_insert_with(|| Registered::new(now));
-                registered.weight = target.weight;
+                let (weight, overruled) = self.overrides.weight(&key, target.weight);
+                registered.weight = weight;
                 registered.delay = group.deregistration_delay;
                 if registered.health.health == Health::Unused {
                     registered.joined = in_use.contains(&group.name);
                 }
-                let transition = registered.set_used(used, now);
+                let transition = match (self.overrides.is_drained(&key), used) {
+                    (true, _) => registered.retire(Out::Drained, now),
+                    (false, false) => registered.retire(Out::NotUsed, now),
+                    (false, true) => registered.resume(now),
+                };
+                done.overruled.extend(overruled.then(|| key.clone()));
                 if let Some(transition) = transition.filter(|_| !is_new) {
                     done.transitions.push((key, transition));
                 }
@@ -125,8 +134,16 @@ impl Registry {
         }
         self.remove(config, &configured, now, &mut done);
         self.make_room(config, &configured, &mut done);
-        self.note_next_end();
+        self.settle();
         done
+    }
+
+    /// After targets have come, gone or changed.
+    fn settle(&mut self) {
+        let targets = &self.targets;
+        self.overrides.retain(|key| targets.contains_key(key));
+        let ends = self.targets.values().filter_map(|target| target.ends);
+        self.next_end = ends.min();
     }
 
     /// Takes note of how long a target's last check took.
@@ -181,7 +198,8 @@ impl Registry {
     }
 
     /// Ends the drains whose time is over, and says whose. A target that is
-    /// still configured, in a group without a listener, is unused from then on.
+    /// still configured, in a group without a listener or drained by an
+    /// operator, is unused from then on.
     pub fn expire(&mut self, config: &Config, now: Now) -> Vec<TargetKey> {
         let is_over = |target: &Registered| target.ends.is_some_and(|end| end <= now.steady);
         let configured: BTreeSet<TargetKey> = TargetKey::all(config).collect();
@@ -194,15 +212,15 @@ impl Registry {
         for key in &over {
             match self.targets.get_mut(key) {
                 Some(target) if configured.contains(key) => {
-                    target.ends = None;
-                    target.health.set_unused(now.wall);
+                    let drained = self.overrides.is_drained(key);
+                    target.end(if drained { Out::Drained } else { Out::NotUsed }, now);
                 }
                 _ => {
                     self.targets.remove(key);
                 }
             }
         }
-        self.note_next_end();
+        self.settle();
         over
     }
 
@@ -226,10 +244,11 @@ impl Registry {
             if let Some(&delay) = delays.get(key.group.as_str()) {
                 target.delay = delay;
             }
-            let transition = target.drain(now);
+            let transition = target.retire(Out::NotUsed, now);
+            let stays = target.ends.is_some();
             done.transitions
-                .extend(transition.map(|it| (key.clone(), it)));
-            target.ends.is_some()
+                .extend(transition.filter(|_| stays).map(|it| (key.clone(), it)));
+            stays
         });
     }
 
@@ -266,7 +285,7 @@ impl Registered {
     /// One that nothing uses yet.
     fn new(now: Now) -> Self {
         let mut health = TargetHealth::new(now.wall);
-        health.set_unused(now.wall);
+        health.set_unused(Reason::NotInUse, now.wall);
         Self {
             health,
             weight: 0,
@@ -277,27 +296,52 @@ impl Registered {
         }
     }
 
-    /// Configured, in a group that a listener uses or that none does.
-    fn set_used(&mut self, used: bool, now: Now) -> Option<Transition> {
-        if used {
-            self.ends = None;
-            return self.health.resume(now.wall);
-        }
-        let drained = self.drain(now);
-        if self.ends.is_some() {
-            return drained;
-        }
-        self.health.set_unused(now.wall)
+    /// In use, or again.
+    fn resume(&mut self, now: Now) -> Option<Transition> {
+        self.ends = None;
+        self.health.resume(now.wall)
     }
 
-    /// Begins to drain, unless it does already or no flow may go on.
-    fn drain(&mut self, now: Now) -> Option<Transition> {
+    /// Out of use: it drains, unless it was unused or no flow may go on.
+    fn retire(&mut self, out: Out, now: Now) -> Option<Transition> {
         let unused = self.health.health == Health::Unused;
-        if self.ends.is_some() || unused || self.delay.is_zero() {
-            return None;
+        if self.ends.is_none() && !unused && !self.delay.is_zero() {
+            self.ends = Some(now.steady + self.delay);
         }
-        self.ends = Some(now.steady + self.delay);
-        self.health.drain(now.wall)
+        match self.ends {
+            Some(_) => self.health.drain(out.reason_to_drain(), now.wall),
+            None => self.health.set_unused(out.reason_to_be_unused(), now.wall),
+        }
+    }
+
+    /// Its drain is over.
+    fn end(&mut self, out: Out, now: Now) {
+        self.ends = None;
+        self.health.set_unused(out.reason_to_be_unused(), now.wall);
+    }
+}
+
+/// Why a target gets nothing.
+#[derive(Clone, Copy)]
+enum Out {
+    /// It isn't configured, or no listener uses its group.
+    NotUsed,
+    Drained,
+}
+
+impl Out {
+    fn reason_to_drain(self) -> Reason {
+        match self {
+            Self::NotUsed => Reason::DeregistrationInProgress,
+            Self::Drained => Reason::DrainedByOperator,
+        }
+    }
+
+    fn reason_to_be_unused(self) -> Reason {
+        match self {
+            Self::NotUsed => Reason::NotInUse,
+            Self::Drained => Reason::DrainedByOperator,
+        }
     }
 }
 

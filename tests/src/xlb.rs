@@ -74,10 +74,16 @@ fn command_by(
     let mut command = namespace.command(words.next().unwrap_or_default());
     command
         .args(words)
-        .env("XLB_RUN_DIR", run_dir(directory))
-        .env("XLB_BPFFS", directory::bpffs(directory))
+        .envs(environment(directory))
         .arg(subcommand);
     Ok(command)
+}
+
+fn environment(directory: &Path) -> [(&'static str, PathBuf); 2] {
+    [
+        ("XLB_RUN_DIR", run_dir(directory)),
+        ("XLB_BPFFS", directory::bpffs(directory)),
+    ]
 }
 
 fn run_dir(directory: &Path) -> PathBuf {
@@ -423,7 +429,43 @@ impl Xlb {
         self.process.end_by(signal, STOP)
     }
 
-    fn command(&self, subcommand: &str) -> Result<Command> {
+    /// Runs a command that asks the agent, as `["flows", "--count"]`, whatever
+    /// its exit code says.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub fn ask(&self, words: &[&str]) -> Result<Output> {
+        let (subcommand, arguments) = words.split_first().context("no command given")?;
+        output(self.command(subcommand)?.args(arguments))
+    }
+
+    /// What such a command prints.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn answer(&self, words: &[&str]) -> Result<String> {
+        let output = self.ask(words)?;
+        ensure!(
+            output.status.success(),
+            "`xlb {}` ended with {}: {}",
+            words.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// What tells a command which agent is meant.
+    #[must_use]
+    pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
+        environment(&self.directory)
+    }
+
+    /// A command that asks the agent, to be run by the caller.
+    ///
+    /// # Errors
+    /// If there is no binary.
+    pub fn command(&self, subcommand: &str) -> Result<Command> {
         self::command(&self.namespace, &self.directory, subcommand)
     }
 }
@@ -466,6 +508,9 @@ pub struct TargetStatus {
     pub address: String,
     pub health: String,
     pub reason: Option<String>,
+    pub weight: u16,
+    pub configured_weight: Option<u16>,
+    pub drained: bool,
     /// Of the group's new flows, from 0 to 1.
     pub share: f64,
     /// Seconds until a draining target's flows end.

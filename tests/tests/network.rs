@@ -11,8 +11,10 @@ mod network {
     mod download;
     mod dsr;
     mod errors;
+    mod explain;
     mod fail_open;
     mod faults;
+    mod flows;
     mod health;
     mod host_changes;
     mod icmp;
@@ -22,6 +24,7 @@ mod network {
     mod load;
     mod max_segment;
     mod nothing_lost;
+    mod operator;
     mod path_mtu;
     mod protections;
     mod random_changes;
@@ -31,5 +34,6 @@ mod network {
     mod slow_start;
     mod spread;
     mod syn_flood;
+    mod top;
     mod udp;
 }

@@ -17,6 +17,7 @@ mod packet {
     mod bad_input;
     mod devices;
     mod dsr;
+    mod explain;
     mod extensions;
     mod flows;
     mod fragments;

@@ -146,9 +146,10 @@ impl World {
         self.apply(&changes)
     }
 
-    /// Nobody drains or starts slowly.
+    /// Nobody drains or starts slowly, and no operator has set a weight.
     fn inputs(&self) -> Inputs<'_> {
         const NO_SLOW_STARTS: &BTreeMap<TargetKey, u16> = &BTreeMap::new();
+        const NO_WEIGHTS: &BTreeMap<TargetKey, u16> = &BTreeMap::new();
         const NO_DRAINING: &BTreeSet<TargetKey> = &BTreeSet::new();
         Inputs {
             config: &self.config,
@@ -156,6 +157,7 @@ impl World {
             attached: &self.attached,
             ids: &self.ids,
             slow_starts: NO_SLOW_STARTS,
+            weights: NO_WEIGHTS,
             draining: NO_DRAINING,
             applied: &self.applied,
         }

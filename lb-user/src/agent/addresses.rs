@@ -71,7 +71,13 @@ impl Agent {
         self.state.touch();
         for (interface, address) in self.managed.extract_if(.., |(_, it)| gone.contains_key(it)) {
             match self.netlink.remove_address(interface, address).await {
-                Ok(()) => info!(%address, "address removed"),
+                Ok(()) => {
+                    info!(%address, "address removed");
+                    // A reload may want it again before the host is looked at.
+                    if let Some(interface) = self.host.interfaces.get_mut(&interface) {
+                        interface.addresses.retain(|it| *it != address);
+                    }
+                }
                 Err(error) => warn!(%address, %error, "could not remove the address"),
             }
         }

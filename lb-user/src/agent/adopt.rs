@@ -27,7 +27,7 @@ impl Agent {
         self.inherit(&saved);
         self.ids = Ids::restore(self.config.capacity, saved.ids, &self.applied);
         self.ids.recognise(&self.config, &self.applied);
-        self.registry = Registry::restore(saved.targets, clock);
+        self.registry = Registry::restore(saved.targets, clock).with_overrides(saved.overrides);
         self.presume_healthy();
         let retiring = saved.retiring.iter();
         self.retiring = retiring

@@ -75,7 +75,7 @@ impl Agent {
     /// What to change so that the maps hold what they should.
     fn changes(&mut self) -> Vec<Change> {
         let attached = self.hooks();
-        self.slow_starts = self.registry.slow_starts(&self.config, self.last_step);
+        self.follow_weights();
         let mut tables = std::mem::take(&mut self.tables);
         let desired = reconcile::desired(&self.inputs(&attached), &mut tables, |key| {
             availability(self.registry.get(key))
@@ -89,7 +89,7 @@ impl Agent {
     /// Likewise, as far as a group's part goes.
     fn group_changes(&mut self, group: &str) -> Vec<Change> {
         let attached = self.hooks();
-        self.slow_starts = self.registry.slow_starts(&self.config, self.last_step);
+        self.follow_weights();
         let mut tables = std::mem::take(&mut self.tables);
         let inputs = self.inputs(&attached);
         let desired = reconcile::desired_group(&inputs, group, &mut tables, |key| {
@@ -104,6 +104,11 @@ impl Agent {
         reconcile::diff_group(&self.applied, &state)
     }
 
+    fn follow_weights(&mut self) {
+        self.slow_starts = self.registry.slow_starts(&self.config, self.last_step);
+        self.weights = self.registry.overrides().weights();
+    }
+
     fn inputs<'a>(&'a self, attached: &'a BTreeMap<u32, XdpHook>) -> Inputs<'a> {
         Inputs {
             config: &self.config,
@@ -111,6 +116,7 @@ impl Agent {
             attached,
             ids: &self.ids,
             slow_starts: &self.slow_starts,
+            weights: &self.weights,
             draining: &self.draining,
             applied: &self.applied,
         }

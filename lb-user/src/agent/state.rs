@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use super::{Agent, background::Background};
 use crate::{
     reconcile::SavedIds,
-    registry::{Clock, SavedTarget},
+    registry::{Clock, OperatorOverrides, SavedTarget},
 };
 
 /// Time between writes.
@@ -30,6 +30,8 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(super) struct Saved {
     pub ids: SavedIds,
     pub targets: Vec<SavedTarget>,
+    /// What operators have asked for.
+    pub overrides: OperatorOverrides,
     /// Addresses that xlb has added, by interface index.
     pub addresses: Vec<(u32, IpAddr)>,
     /// Those of them that no listener has any more, and when they go
@@ -166,6 +168,7 @@ impl Agent {
         let saved = Saved {
             ids: self.ids.save(),
             targets: self.registry.save(clock),
+            overrides: self.registry.overrides().clone(),
             addresses: self.managed.clone(),
             retiring: retiring
                 .map(|(&address, &end)| (address, clock.monotonic(end)))

@@ -127,8 +127,9 @@ impl Agent {
             .map_or(0.0, |(id, balance)| balance.share(id))
     }
 
-    fn target_status(&self, key: &TargetKey, target: &Registered) -> TargetStatus {
+    pub(super) fn target_status(&self, key: &TargetKey, target: &Registered) -> TargetStatus {
         let health = &target.health;
+        let overrides = self.registry.overrides();
         let id = self.ids.target(key);
         let flows = id.and_then(|id| self.swept.by_target.get(id as usize));
         let traffic: TrafficStatus = id
@@ -141,6 +142,8 @@ impl Agent {
         TargetStatus {
             address: key.to_string(),
             weight: target.weight,
+            configured_weight: overrides.configured_weight(key),
+            drained: overrides.is_drained(key),
             share: self.share(key),
             health: health.health.to_string(),
             reason: reason.map(|reason| reason.code().to_owned()),

@@ -14,7 +14,7 @@ use crate::{
     config::{Target, TargetGroup},
     health::{CheckResult, Health, LocalFault, Outcome, Thresholds, Transition},
     reconcile::{Availability, TargetKey},
-    registry::{Now, Registered},
+    registry::{Now, Registered, Registration},
 };
 
 impl Agent {
@@ -22,6 +22,11 @@ impl Agent {
     /// of what is gone.
     pub(super) fn register_targets(&mut self, now: Now) {
         let registration = self.registry.register(&self.config, now);
+        self.registered(&registration);
+    }
+
+    /// Says what has come of a registration, and follows it with the ids.
+    pub(super) fn registered(&mut self, registration: &Registration) {
         for (key, transition) in &registration.transitions {
             log(key, transition);
         }
@@ -30,6 +35,13 @@ impl Agent {
             warn!(
                 group,
                 target, "its flows end early: raise `targets` under [capacity]"
+            );
+        }
+        for key in &registration.overruled {
+            let (group, target) = (&key.group, key.to_string());
+            info!(
+                group,
+                target, "its weight is that of the file, which has changed"
             );
         }
         self.assign_ids();
@@ -167,8 +179,9 @@ pub(super) fn availability(target: Option<&Registered>) -> Availability {
     match target.map(|target| target.health.health) {
         Some(Health::Healthy) => Availability::Healthy,
         Some(Health::Unhealthy) => Availability::Unhealthy,
-        // A draining or unused target gets nothing new either.
-        Some(Health::Initial | Health::Draining | Health::Unused) | None => Availability::Initial,
+        Some(Health::Draining) => Availability::Draining,
+        Some(Health::Unused) => Availability::Unused,
+        Some(Health::Initial) | None => Availability::Initial,
     }
 }
 

@@ -6,16 +6,24 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt as _, Empty};
-use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header::HOST,
+};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::{Status, reload::INVALID};
+use super::{
+    ExplainRequest, Explanation, FlowsRequest, INVALID, Status, TargetReport, TargetRequest,
+};
 
 /// An agent that takes longer is stuck.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Why there is no answer that is of use.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("no xlb is running here: nothing answers on {path} (is it another --instance?)")]
@@ -32,10 +40,26 @@ pub enum ClientError {
     Timeout,
     #[error("the agent's answer could not be read")]
     Http(#[from] hyper::Error),
+    #[error("the agent is starting or stopping: ask again")]
+    NotServing,
+    /// What was asked for can't be done as it stands.
+    #[error("{0}")]
+    Invalid(String),
     #[error("the agent refused the request: {status}: {body}")]
     Refused { status: StatusCode, body: String },
     #[error("the agent's answer is not what this version of xlb understands")]
     Json(#[from] serde_json::Error),
+}
+
+impl ClientError {
+    /// Whether no agent is there that answers.
+    #[must_use]
+    pub fn is_no_agent(&self) -> bool {
+        matches!(
+            self,
+            Self::NotRunning { .. } | Self::Timeout | Self::NotServing
+        )
+    }
 }
 
 /// Asks the agent on the socket `path` for its status.
@@ -43,11 +67,8 @@ pub enum ClientError {
 /// # Errors
 /// If none answers, in time and in full.
 pub async fn status(path: &Path) -> Result<Status, ClientError> {
-    let answer = ask(path, Method::GET, "/status").await?;
-    match answer.status {
-        StatusCode::OK => Ok(serde_json::from_slice(&answer.body)?),
-        _ => Err(answer.refused()),
-    }
+    let answer = ask(path, Method::GET, "/status", Bytes::new()).await?;
+    Ok(serde_json::from_slice(&answer.accepted()?.body)?)
 }
 
 /// Asks the agent on the socket `path` to read its configuration again. Says
@@ -56,11 +77,10 @@ pub async fn status(path: &Path) -> Result<Status, ClientError> {
 /// # Errors
 /// If none answers, or it couldn't do it for another reason.
 pub async fn reload(path: &Path) -> Result<Result<String, String>, ClientError> {
-    let answer = ask(path, Method::POST, "/reload").await?;
+    let answer = ask(path, Method::POST, "/reload", Bytes::new()).await?;
     match answer.status {
-        StatusCode::OK => Ok(Ok(answer.text())),
         INVALID => Ok(Err(answer.text())),
-        _ => Err(answer.refused()),
+        _ => Ok(Ok(answer.accepted()?.text())),
     }
 }
 
@@ -70,11 +90,80 @@ pub async fn reload(path: &Path) -> Result<Result<String, String>, ClientError> 
 /// # Errors
 /// If none answers.
 pub async fn unload(path: &Path) -> Result<(), ClientError> {
-    let answer = ask(path, Method::POST, "/unload").await?;
-    match answer.status {
-        StatusCode::ACCEPTED => Ok(()),
-        _ => Err(answer.refused()),
+    let answer = ask(path, Method::POST, "/unload", Bytes::new()).await?;
+    answer.accepted().map(drop)
+}
+
+/// Asks the agent on the socket `path` what would become of a packet.
+///
+/// # Errors
+/// If none answers, the packet makes no sense, or it can't be run.
+pub async fn explain(path: &Path, request: &ExplainRequest) -> Result<Explanation, ClientError> {
+    let body = serde_json::to_vec(request)?;
+    let answer = ask(path, Method::POST, "/explain", body.into()).await?;
+    Ok(serde_json::from_slice(&answer.accepted()?.body)?)
+}
+
+/// Asks the agent on the socket `path` for its flows.
+///
+/// # Errors
+/// If none answers, or the request makes no sense.
+pub async fn flows(path: &Path, request: &FlowsRequest) -> Result<Lines, ClientError> {
+    let body = serde_json::to_vec(request)?;
+    let response = in_time(send(path, Method::POST, "/flows", body.into())).await?;
+    if response.status() != StatusCode::OK {
+        let answer = in_time(whole(response)).await?;
+        answer.accepted()?;
+        return Err(ClientError::NotServing);
     }
+    Ok(Lines {
+        body: response.into_body(),
+        pending: Vec::new(),
+    })
+}
+
+/// An answer that comes line by line.
+#[derive(Debug)]
+pub struct Lines {
+    body: Incoming,
+    /// The beginning of a line.
+    pending: Vec<u8>,
+}
+
+impl Lines {
+    /// Some whole lines; `None` after the last one.
+    ///
+    /// # Errors
+    /// If the answer breaks off.
+    pub async fn next(&mut self) -> Result<Option<String>, ClientError> {
+        loop {
+            let frame = async { Ok(self.body.frame().await.transpose()?) };
+            let Some(frame) = in_time(frame).await? else {
+                // The last line ends, too.
+                return Ok(None);
+            };
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            self.pending.extend_from_slice(&data);
+            let Some(end) = self.pending.iter().rposition(|&byte| byte == b'\n') else {
+                continue;
+            };
+            let rest = self.pending.split_off(end + 1);
+            let lines = std::mem::replace(&mut self.pending, rest);
+            return Ok(Some(String::from_utf8_lossy(&lines).into_owned()));
+        }
+    }
+}
+
+/// Asks the agent on the socket `path` to do something about a target.
+///
+/// # Errors
+/// If none answers, there is no such target, or it couldn't do it.
+pub async fn operate(path: &Path, request: &TargetRequest) -> Result<TargetReport, ClientError> {
+    let body = serde_json::to_vec(request)?;
+    let answer = ask(path, Method::POST, "/target", body.into()).await?;
+    Ok(serde_json::from_slice(&answer.accepted()?.body)?)
 }
 
 struct Answer {
@@ -87,21 +176,42 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    fn refused(&self) -> ClientError {
-        ClientError::Refused {
-            status: self.status,
-            body: self.text().trim().to_owned(),
+    /// The answer if it is what was asked for.
+    fn accepted(self) -> Result<Self, ClientError> {
+        let body = || self.text().trim().to_owned();
+        match self.status {
+            StatusCode::OK | StatusCode::ACCEPTED => Ok(self),
+            StatusCode::SERVICE_UNAVAILABLE => Err(ClientError::NotServing),
+            INVALID => Err(ClientError::Invalid(body())),
+            status => Err(ClientError::Refused {
+                status,
+                body: body(),
+            }),
         }
     }
 }
 
-async fn ask(path: &Path, method: Method, target: &str) -> Result<Answer, ClientError> {
-    tokio::time::timeout(TIMEOUT, send(path, method, target))
-        .await
-        .map_err(|_| ClientError::Timeout)?
+async fn ask(
+    path: &Path,
+    method: Method,
+    target: &str,
+    body: Bytes,
+) -> Result<Answer, ClientError> {
+    in_time(async { whole(send(path, method, target, body).await?).await }).await
 }
 
-async fn send(path: &Path, method: Method, target: &str) -> Result<Answer, ClientError> {
+async fn in_time<T>(work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    let done = tokio::time::timeout(TIMEOUT, work).await;
+    done.map_err(|_| ClientError::Timeout)?
+}
+
+/// Sends a request, and waits for the beginning of the answer.
+async fn send(
+    path: &Path,
+    method: Method,
+    target: &str,
+    body: Bytes,
+) -> Result<Response<Incoming>, ClientError> {
     let stream = UnixStream::connect(path).await.map_err(|source| {
         let path = path.to_owned();
         match source.kind() {
@@ -113,21 +223,21 @@ async fn send(path: &Path, method: Method, target: &str) -> Result<Answer, Clien
         }
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let mut request = Request::new(Empty::<Bytes>::new());
+    // It ends with the answer, and its errors come with that.
+    tokio::spawn(connection);
+    let mut request = Request::new(Full::new(body));
     *request.method_mut() = method;
     // A constant path and host: neither can fail to parse.
     *request.uri_mut() = hyper::Uri::try_from(target).unwrap_or_default();
     request
         .headers_mut()
         .insert(HOST, hyper::header::HeaderValue::from_static("xlb"));
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        Ok(Answer { status, body })
-    };
-    tokio::select! {
-        answer = exchange => answer,
-        Err(error) = connection => Err(error.into()),
-    }
+    Ok(sender.send_request(request).await?)
+}
+
+/// Waits for the rest of the answer.
+async fn whole(response: Response<Incoming>) -> Result<Answer, ClientError> {
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    Ok(Answer { status, body })
 }

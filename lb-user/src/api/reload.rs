@@ -2,6 +2,7 @@
 
 use hyper::StatusCode;
 
+use super::INVALID;
 use crate::config;
 
 /// Why a configuration wasn't read again, or not applied in full.
@@ -22,7 +23,8 @@ pub enum ReloadError {
 }
 
 impl ReloadError {
-    /// What the answer begins with; only [`INVALID`] is the file's fault.
+    /// What the answer begins with; only [`INVALID`] is the file's
+    /// fault.
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Config(_) => INVALID,
@@ -31,6 +33,3 @@ impl ReloadError {
         }
     }
 }
-
-/// The file is no configuration that can be applied; the body says why.
-pub(super) const INVALID: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;

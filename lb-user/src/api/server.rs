@@ -8,25 +8,37 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::Full;
+use futures_util::{TryStreamExt as _, stream::poll_fn};
+use http_body_util::{BodyExt as _, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Response, StatusCode,
-    body::{Bytes, Incoming},
-    header::CONTENT_TYPE,
+    body::{Bytes, Frame, Incoming},
+    header::{CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
 };
 use tracing::debug;
 
-use super::{ReloadError, Status};
+use super::{
+    ExplainError, ExplainRequest, Explainer, FlowsError, FlowsReader, FlowsRequest, OperateError,
+    ReloadError, Status, TargetReport, TargetRequest,
+};
 use crate::config::Diagnostics;
 
+/// Bytes of a request's body.
+const MAX_REQUEST: usize = 64 * 1024;
+/// Chunks of an answer that wait to be sent.
+const CHUNKS: usize = 4;
 const NOT_SERVING: &str = "the agent is starting or stopping: ask again\n";
+
+/// An answer's body, whole or as it comes.
+type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A request to the agent's task, with the way to answer it.
 #[derive(Debug)]
@@ -35,6 +47,18 @@ pub enum Request {
     Reload(oneshot::Sender<Result<Diagnostics, ReloadError>>),
     /// To end, and to take everything back; answered before that is done.
     Unload(oneshot::Sender<()>),
+    Explain(
+        ExplainRequest,
+        oneshot::Sender<Result<Explainer, ExplainError>>,
+    ),
+    Flows(
+        FlowsRequest,
+        oneshot::Sender<Result<FlowsReader, FlowsError>>,
+    ),
+    Operate(
+        TargetRequest,
+        oneshot::Sender<Result<TargetReport, OperateError>>,
+    ),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -153,16 +177,21 @@ async fn connection(stream: UnixStream, agent: mpsc::Sender<Request>) {
 async fn answer(
     request: hyper::Request<Incoming>,
     agent: mpsc::Sender<Request>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<Body>, Infallible> {
     Ok(match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => status(&agent).await,
         (&Method::POST, "/reload") => reload(&agent).await,
         (&Method::POST, "/unload") => unload(&agent).await,
+        (&Method::POST, "/explain") => explain(&agent, request.into_body()).await,
+        (&Method::POST, "/flows") => flows(&agent, request.into_body()).await,
+        (&Method::POST, "/target") => operate(&agent, request.into_body()).await,
         (_, "/status") => text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n"),
-        (_, "/reload" | "/unload") => text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"),
+        (_, "/explain" | "/flows" | "/reload" | "/target" | "/unload") => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n")
+        }
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are only /status, /reload and /unload\n",
+            "there are only /status, /explain, /flows, /reload, /target and /unload\n",
         ),
     })
 }
@@ -177,7 +206,7 @@ async fn ask<T>(
     receiver.await.ok()
 }
 
-async fn reload(agent: &mpsc::Sender<Request>) -> Response<Full<Bytes>> {
+async fn reload(agent: &mpsc::Sender<Request>) -> Response<Body> {
     match ask(agent, Request::Reload).await {
         Some(Ok(warnings)) => text(StatusCode::OK, &warnings.to_string()),
         Some(Err(error)) => text(error.status(), &error.to_string()),
@@ -185,33 +214,105 @@ async fn reload(agent: &mpsc::Sender<Request>) -> Response<Full<Bytes>> {
     }
 }
 
-async fn unload(agent: &mpsc::Sender<Request>) -> Response<Full<Bytes>> {
+async fn unload(agent: &mpsc::Sender<Request>) -> Response<Body> {
     match ask(agent, Request::Unload).await {
         Some(()) => text(StatusCode::ACCEPTED, "unloading\n"),
         None => not_serving(),
     }
 }
 
-async fn status(agent: &mpsc::Sender<Request>) -> Response<Full<Bytes>> {
-    let status = ask(agent, Request::Status).await;
-    match status.map(|status| serde_json::to_vec(&status)) {
-        Some(Ok(json)) => {
-            let mut response = Response::new(Full::from(json));
-            let json = hyper::header::HeaderValue::from_static("application/json");
-            response.headers_mut().insert(CONTENT_TYPE, json);
-            response
-        }
-        Some(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+async fn status(agent: &mpsc::Sender<Request>) -> Response<Body> {
+    match ask(agent, Request::Status).await {
+        Some(status) => json(&status),
         None => not_serving(),
     }
 }
 
-fn not_serving() -> Response<Full<Bytes>> {
+/// Runs a packet through a replica, which is loaded on a thread of its own.
+async fn explain(agent: &mpsc::Sender<Request>, body: Incoming) -> Response<Body> {
+    let request = match read(body).await {
+        Ok(request) => request,
+        Err(error) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+    };
+    let explained = match ask(agent, |answer| Request::Explain(request, answer)).await {
+        Some(Ok(explainer)) => tokio::task::spawn_blocking(move || explainer.run()).await,
+        Some(Err(error)) => Ok(Err(error)),
+        None => return not_serving(),
+    };
+    match explained {
+        Ok(Ok(explanation)) => json(&explanation),
+        Ok(Err(error)) => text(
+            error.status(),
+            &format!("{:#}\n", anyhow::Error::from(error)),
+        ),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+    }
+}
+
+/// Sends the flows as they are read, on a thread of its own.
+async fn flows(agent: &mpsc::Sender<Request>, body: Incoming) -> Response<Body> {
+    let request = match read(body).await {
+        Ok(request) => request,
+        Err(error) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+    };
+    let reader = match ask(agent, |answer| Request::Flows(request, answer)).await {
+        Some(Ok(reader)) => reader,
+        Some(Err(error)) => return text(error.status(), &format!("{error}\n")),
+        None => return not_serving(),
+    };
+    let (sender, mut lines) = mpsc::channel(CHUNKS);
+    tokio::task::spawn_blocking(move || reader.run(&sender));
+    let lines = poll_fn(move |context| lines.poll_recv(context));
+    let body = StreamBody::new(lines.map_ok(Frame::data));
+    typed(body.boxed_unsync(), "application/x-ndjson")
+}
+
+async fn operate(agent: &mpsc::Sender<Request>, body: Incoming) -> Response<Body> {
+    let request = match read(body).await {
+        Ok(request) => request,
+        Err(error) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+    };
+    match ask(agent, |answer| Request::Operate(request, answer)).await {
+        Some(Ok(report)) => json(&report),
+        Some(Err(error)) => text(error.status(), &format!("{error}\n")),
+        None => not_serving(),
+    }
+}
+
+/// A request's body, which is JSON.
+async fn read<T: DeserializeOwned>(
+    body: Incoming,
+) -> Result<T, Box<dyn std::error::Error + Send + Sync>> {
+    let body = Limited::new(body, MAX_REQUEST).collect().await?;
+    Ok(serde_json::from_slice(&body.to_bytes())?)
+}
+
+fn json(value: &impl Serialize) -> Response<Body> {
+    match serde_json::to_vec(value) {
+        Ok(json) => typed(full(json), "application/json"),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+    }
+}
+
+fn typed(body: Body, content_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(body);
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::from(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+fn not_serving() -> Response<Body> {
     text(StatusCode::SERVICE_UNAVAILABLE, NOT_SERVING)
 }
 
-fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body.to_owned()));
+fn text(status: StatusCode, body: &str) -> Response<Body> {
+    let mut response = Response::new(full(body.to_owned()));
     *response.status_mut() = status;
     response
 }

@@ -63,7 +63,14 @@ pub struct TargetStatus {
     /// As configured: `10.0.2.15:8081`, `10.0.2.15:*` for the client's port, or
     /// `:8081` for a port of this host.
     pub address: String,
+    /// The one that holds, which an operator may have set.
     pub weight: u16,
+    /// The configured one, if an operator has set another.
+    #[serde(default)]
+    pub configured_weight: Option<u16>,
+    /// An operator has drained it, and hasn't enabled it since.
+    #[serde(default)]
+    pub drained: bool,
     /// Of the group's new flows, from 0 to 1, at present.
     #[serde(default)]
     pub share: f64,

@@ -3,16 +3,29 @@
 mod check;
 mod completions;
 mod doctor;
+mod explain;
+mod flows;
+mod rates;
 mod reload;
 mod run;
 mod status;
+mod target;
+mod top;
 mod unload;
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
 
-use crate::instance::{self, Instance, Name};
+use crate::{
+    api::ClientError,
+    instance::{self, Instance, Name},
+};
 
 /// A packet-level load balancer.
 ///
@@ -26,7 +39,8 @@ use crate::instance::{self, Instance, Name};
 Exit codes:
   0  success
   1  the command failed; the reason is on standard error
-  2  the command line or the configuration is wrong
+  2  the command line, the configuration or what was asked for is wrong
+  3  no agent answers
 
 Files:
   /run/xlb/default/xlb.sock    the agent's socket (mode 0600)
@@ -39,6 +53,7 @@ Examples:
   xlb doctor --interface eth0
   xlb reload
   xlb unload
+  xlb drain 10.0.2.21:8080 && xlb enable 10.0.2.21:8080
   xlb status --json | jq '.target_groups[].targets[] | select(.health != \"healthy\")'")]
 pub struct Cli {
     #[command(subcommand)]
@@ -52,6 +67,12 @@ enum Command {
     Doctor(doctor::Doctor),
     Reload(reload::Reload),
     Status(status::Status),
+    Top(top::Top),
+    Flows(flows::Flows),
+    Explain(explain::Explain),
+    Drain(target::Drain),
+    Enable(target::Enable),
+    Weight(target::Weight),
     Unload(unload::Unload),
     Completions(completions::Completions),
     #[command(hide = true)]
@@ -102,8 +123,10 @@ struct Bpffs {
     bpffs: PathBuf,
 }
 
-/// A wrong command line or configuration; clap's own errors have it too.
+/// A wrong command line, configuration or wish; clap's own errors have it too.
 const USAGE: u8 = 2;
+/// Nobody answers on the socket.
+const NO_AGENT: u8 = 3;
 
 /// Runs the command that the process was started with.
 #[must_use]
@@ -117,11 +140,39 @@ pub fn main() -> ExitCode {
         Command::Unload(command) => unload::run(&command),
         Command::Completions(command) => completions::completions(&command),
         Command::Manual(command) => completions::manual(&command),
+        Command::Top(command) => top::run(&command),
+        Command::Flows(command) => flows::run(&command),
+        Command::Explain(command) => explain::run(&command),
+        Command::Drain(command) => target::drain(&command),
+        Command::Enable(command) => target::enable(&command),
+        Command::Weight(command) => target::weight(&command),
     };
     result.unwrap_or_else(|error| {
         eprintln!("{} {error:#}", paint("xlb:", Style::Error));
-        ExitCode::FAILURE
+        code(&error)
     })
+}
+
+/// What scripts are told of an error.
+fn code(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<ClientError>() {
+        Some(error) if error.is_no_agent() => ExitCode::from(NO_AGENT),
+        Some(ClientError::Invalid(_)) => ExitCode::from(USAGE),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Writes to standard output.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    written(std::io::stdout().write_all(text.as_bytes()))
+}
+
+fn written(result: io::Result<()>) -> anyhow::Result<ExitCode> {
+    match result {
+        // Whoever read had seen enough (`xlb status | head`).
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        written => written.map(|()| ExitCode::SUCCESS).map_err(Into::into),
+    }
 }
 
 /// What a piece of output means, for colours on a terminal.
@@ -130,8 +181,28 @@ enum Style {
     Error,
 }
 
+/// The time between two looks of a command that goes on.
+fn interval_from(text: &str) -> Result<Duration, String> {
+    let wrong = || "a number of seconds from 0.1 to 86400, as 2 or 0.5".to_owned();
+    let seconds: f64 = text.parse().map_err(|_| wrong())?;
+    match (0.1..=86_400.0).contains(&seconds) {
+        true => Ok(Duration::from_secs_f64(seconds)),
+        false => Err(wrong()),
+    }
+}
+
+/// Whether standard output takes colours.
+fn colours() -> bool {
+    io::stdout().is_terminal() && wants_colours()
+}
+
+/// See <https://no-color.org>.
+fn wants_colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 fn paint(text: &str, style: Style) -> String {
-    if !std::io::stderr().is_terminal() {
+    if !(io::stderr().is_terminal() && wants_colours()) {
         return text.to_owned();
     }
     match style {

@@ -1,15 +1,20 @@
 //! `xlb status`: what a running agent does.
 
+mod watch;
+
 use std::{
-    io::{IsTerminal as _, Write as _},
     process::ExitCode,
     time::{Duration, SystemTime},
 };
 
 use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets};
 
-use super::{Socket, runtime};
-use crate::api::{self, GroupStatus, ListenerStatus, TargetStatus};
+use super::{
+    Socket, colours, interval_from, print,
+    rates::{self, Since},
+    runtime,
+};
+use crate::api::{self, GroupStatus, ListenerStatus, TargetStatus, TrafficStatus};
 
 /// Show listeners, target groups and the health of every target
 ///
@@ -17,32 +22,40 @@ use crate::api::{self, GroupStatus, ListenerStatus, TargetStatus};
 /// of dsr. Health is initial, healthy, unhealthy, draining or unused. A target
 /// that is not healthy has a reason beside it. SHARE is its part of the group's
 /// new flows at present. FLOWS are the established ones, counted
-/// every few seconds; the other counters are since xlb was loaded.
+/// every few seconds; the other counters are since xlb was loaded, with --watch
+/// a second (/S) since the status before.
 #[derive(Debug, clap::Args)]
 pub(super) struct Status {
     /// Print everything as one JSON document
     #[arg(long)]
     json: bool,
+    /// Show it again every so many seconds, until Ctrl-C; with --json a document a line
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    #[arg(value_parser = interval_from)]
+    watch: Option<Duration>,
     #[command(flatten)]
     socket: Socket,
 }
 
 pub(super) fn run(command: &Status) -> anyhow::Result<ExitCode> {
-    let status = runtime()?.block_on(api::fetch_status(&command.socket.path()))?;
-    let text = if command.json {
-        serde_json::to_string_pretty(&status)? + "\n"
-    } else {
-        render(&status, SystemTime::now(), std::io::stdout().is_terminal())
-    };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever read had seen enough (`xlb status | head`).
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        written => written.map(|()| ExitCode::SUCCESS).map_err(Into::into),
+    if let Some(interval) = command.watch {
+        return runtime()?.block_on(watch::run(command, interval));
     }
+    let status = runtime()?.block_on(api::fetch_status(&command.socket.path()))?;
+    print(&match command.json {
+        true => serde_json::to_string_pretty(&status)? + "\n",
+        false => render(&status, None, SystemTime::now(), colours()),
+    })
 }
 
-/// The status as text; `colours` only for a terminal.
-fn render(status: &api::Status, now: SystemTime, colours: bool) -> String {
+/// The status as text, with rates if there is a status before; `colours` only
+/// for a terminal.
+fn render(
+    status: &api::Status,
+    since: Option<Since<'_>>,
+    now: SystemTime,
+    colours: bool,
+) -> String {
     let mut text = String::new();
     for interface in &status.interfaces {
         text += &format!(
@@ -54,87 +67,57 @@ fn render(status: &api::Status, now: SystemTime, colours: bool) -> String {
         "flows: {} established of {}, {} half-open\n\n",
         status.flows.established, status.flows.capacity, status.flows.half_open
     );
-    text += &listeners(&status.listeners);
+    text += &listeners(&status.listeners, since);
     for group in &status.target_groups {
         text.push('\n');
-        text += &targets(group, now, colours);
+        text += &targets(group, since, now, colours);
     }
-    let drops: Vec<_> = status
-        .drops
-        .iter()
-        .filter(|&(_, &count)| count > 0)
-        .collect();
-    if !drops.is_empty() {
-        text += "\npackets not balanced, by reason\n";
-        let mut table = table(&["REASON", "PACKETS"], 1);
-        for (reason, count) in drops {
-            table.add_row([Cell::new(reason), number(*count)]);
-        }
-        text += &finish(table);
-    }
+    text += &drops(status, since);
     for problem in &status.problems {
         text += &format!("\nproblem: {problem}\n");
     }
     text
 }
 
-fn listeners(listeners: &[ListenerStatus]) -> String {
-    let mut table = table(
-        &[
-            "LISTENER",
-            "ADDRESS",
-            "PROTOCOL",
-            "TARGET GROUP",
-            "NEW FLOWS",
-            "BYTES IN",
-            "BYTES OUT",
-        ],
-        4,
-    );
+fn listeners(listeners: &[ListenerStatus], since: Option<Since<'_>>) -> String {
+    let titles = ["LISTENER", "ADDRESS", "PROTOCOL", "TARGET GROUP"];
+    let mut table = table(titles.into_iter().chain(traffic_titles(since)), 4);
     for listener in listeners {
-        table.add_row([
+        let rates = since.map(|since| since.listener(listener));
+        let cells = [
             Cell::new(&listener.name),
             Cell::new(&listener.address),
             Cell::new(&listener.protocol),
             Cell::new(&listener.target_group),
-            number(listener.traffic.new_flows),
-            bytes(listener.traffic.forward_bytes),
-            bytes(listener.traffic.reply_bytes),
-        ]);
+        ];
+        table.add_row(cells.into_iter().chain(traffic(&listener.traffic, rates)));
     }
     finish(table)
 }
 
-fn targets(group: &GroupStatus, now: SystemTime, colours: bool) -> String {
-    let mut table = table(
-        &[
-            "TARGET",
-            "WEIGHT",
-            "SHARE",
-            "HEALTH",
-            "SINCE",
-            "REASON",
-            "FLOWS",
-            "NEW FLOWS",
-            "BYTES IN",
-            "BYTES OUT",
-        ],
-        6,
-    );
+fn targets(
+    group: &GroupStatus,
+    since: Option<Since<'_>>,
+    now: SystemTime,
+    colours: bool,
+) -> String {
+    let titles = [
+        "TARGET", "WEIGHT", "SHARE", "HEALTH", "SINCE", "REASON", "FLOWS",
+    ];
+    let mut table = table(titles.into_iter().chain(traffic_titles(since)), 6);
     for target in &group.targets {
-        let since = now.duration_since(target.since).unwrap_or(Duration::ZERO);
-        table.add_row([
+        let in_state = now.duration_since(target.since).unwrap_or(Duration::ZERO);
+        let rates = since.map(|since| since.target(group, target));
+        let cells = [
             Cell::new(&target.address),
-            Cell::new(target.weight),
+            Cell::new(weight(target)),
             Cell::new(format!("{:.1}%", target.share * 100.0)),
             health(target, colours),
-            Cell::new(whole_seconds(since.as_secs())),
+            Cell::new(whole_seconds(in_state.as_secs())),
             Cell::new(reason(target)),
             number(target.flows),
-            number(target.traffic.new_flows),
-            bytes(target.traffic.forward_bytes),
-            bytes(target.traffic.reply_bytes),
-        ]);
+        ];
+        table.add_row(cells.into_iter().chain(traffic(&target.traffic, rates)));
     }
     let fail_open = match group.fail_open {
         true => ": too few are healthy, so new flows go to all (fail-open)",
@@ -144,7 +127,52 @@ fn targets(group: &GroupStatus, now: SystemTime, colours: bool) -> String {
     format!("target group {name} ({mode}){fail_open}\n{}", finish(table))
 }
 
-fn reason(target: &TargetStatus) -> String {
+fn drops(status: &api::Status, since: Option<Since<'_>>) -> String {
+    let counted = || status.drops.iter().filter(|&(_, &count)| count > 0);
+    if counted().next().is_none() {
+        return String::new();
+    }
+    let rate_title = since.map(|_| "PACKETS/S");
+    let mut table = table(["REASON", "PACKETS"].into_iter().chain(rate_title), 1);
+    for (reason, &count) in counted() {
+        let rate = since.map(|since| right(rates::number(since.drops(reason, count))));
+        let cells = [Cell::new(reason), number(count)];
+        table.add_row(cells.into_iter().chain(rate));
+    }
+    format!("\npackets not balanced, by reason\n{}", finish(table))
+}
+
+fn traffic_titles(since: Option<Since<'_>>) -> [&'static str; 3] {
+    match since {
+        Some(_) => ["NEW FLOWS/S", "IN/S", "OUT/S"],
+        None => ["NEW FLOWS", "BYTES IN", "BYTES OUT"],
+    }
+}
+
+fn traffic(all: &TrafficStatus, rates: Option<rates::Rates>) -> [Cell; 3] {
+    match rates {
+        Some(rates) => [
+            right(rates::number(rates.new_flows)),
+            right(rates::bytes(rates.bytes_in)),
+            right(rates::bytes(rates.bytes_out)),
+        ],
+        None => [
+            number(all.new_flows),
+            right(rates::bytes(all.forward_bytes as f64)),
+            right(rates::bytes(all.reply_bytes as f64)),
+        ],
+    }
+}
+
+/// The one that holds, and the one that it holds instead of.
+fn weight(target: &TargetStatus) -> String {
+    match target.configured_weight {
+        Some(configured) => format!("{} (not {configured})", target.weight),
+        None => target.weight.to_string(),
+    }
+}
+
+pub(super) fn reason(target: &TargetStatus) -> String {
     let description = target.description.clone().unwrap_or_default();
     match target.remaining {
         // Up to the full second, so that it ends with 1s.
@@ -181,11 +209,11 @@ fn health(target: &TargetStatus, colours: bool) -> Cell {
 }
 
 /// A table whose columns from `numbers` on are right-aligned.
-fn table(header: &[&str], numbers: usize) -> Table {
+fn table(header: impl Iterator<Item = &'static str>, numbers: usize) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
-        .set_header(header.iter().enumerate().map(|(column, title)| {
+        .set_header(header.enumerate().map(|(column, title)| {
             let cell = Cell::new(title);
             if column >= numbers {
                 cell.set_alignment(CellAlignment::Right)
@@ -206,21 +234,10 @@ fn finish(table: Table) -> String {
 }
 
 fn number(value: u64) -> Cell {
-    Cell::new(value).set_alignment(CellAlignment::Right)
+    right(value.to_string())
 }
 
-fn bytes(value: u64) -> Cell {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut scaled = value as f64;
-    let mut unit = 0;
-    while scaled >= 1024.0 && unit + 1 < UNITS.len() {
-        scaled /= 1024.0;
-        unit += 1;
-    }
-    let text = match unit {
-        0 => format!("{value} B"),
-        _ => format!("{scaled:.1} {}", UNITS[unit]),
-    };
+fn right(text: String) -> Cell {
     Cell::new(text).set_alignment(CellAlignment::Right)
 }
 
@@ -238,7 +255,7 @@ mod tests {
                 fail_open: false,
                 targets: Vec::new(),
             };
-            let text = targets(&group, SystemTime::now(), false);
+            let text = targets(&group, None, SystemTime::now(), false);
             text.lines().next().unwrap_or("").to_owned()
         };
         assert_eq!(heading(None), "target group api (nat)");

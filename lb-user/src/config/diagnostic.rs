@@ -2,12 +2,15 @@
 
 use std::{fmt, ops::Range};
 
+use serde::Serialize;
+
 /// More than this many are not worth reading.
 const SHOWN: usize = 50;
 /// Characters of a source line that are shown.
 const LINE_SHOWN: usize = 160;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Severity {
     Error,
     Warning,
@@ -59,6 +62,18 @@ pub struct Diagnostics {
     file: String,
 }
 
+/// A diagnostic for machines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub severity: Severity,
+    /// Both from 1; the column in characters.
+    pub line: usize,
+    pub column: usize,
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
 /// A diagnostic that doesn't need the text any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Located {
@@ -89,6 +104,19 @@ impl Diagnostics {
             has_errors,
             file: file.to_owned(),
         }
+    }
+
+    /// Every one of them.
+    #[must_use]
+    pub fn findings(&self) -> Vec<Finding> {
+        let finding = |located: &Located| Finding {
+            severity: located.diagnostic.severity,
+            line: located.line,
+            column: located.column,
+            message: located.diagnostic.message.clone(),
+            help: located.diagnostic.help.clone(),
+        };
+        self.list.iter().map(finding).collect()
     }
 
     /// Each without its source, in one line.

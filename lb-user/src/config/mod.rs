@@ -18,11 +18,12 @@ use std::{
     path::Path,
 };
 
-pub use diagnostic::{Diagnostic, Diagnostics};
+pub use diagnostic::{Diagnostic, Diagnostics, Finding, Severity};
 pub use file::{File, Overrides};
 pub use flags::{Flags, FlagsError, from_flags};
 pub use model::*;
 pub use tls::{Authorities, TlsProbe};
+pub(crate) use values::{prefix, socket_address};
 
 /// A larger file is none that a person or a generator meant.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;

@@ -14,7 +14,7 @@ use crate::address::{Family, Prefix};
 
 /// `10.0.0.1:80`, `[2001:db8::1]:80`, or `:80` without an address. The port may
 /// be a range, `8000-8999`, or `*`.
-pub(in crate::config) fn socket_address(text: &str) -> Result<(Option<IpAddr>, Ports), String> {
+pub(crate) fn socket_address(text: &str) -> Result<(Option<IpAddr>, Ports), String> {
     let Some((address, ports)) = text.rsplit_once(':') else {
         return Err(format!("`{text}` has no port: write it as `{text}:80`"));
     };
@@ -78,7 +78,7 @@ fn ports(text: &str, ports: &str) -> Result<Ports, String> {
 }
 
 /// `10.0.0.0/8`, or a single address.
-pub(in crate::config) fn prefix(text: &str) -> Result<Prefix, String> {
+pub(crate) fn prefix(text: &str) -> Result<Prefix, String> {
     let (address, length) = match text.split_once('/') {
         Some((address, length)) => (address, Some(length)),
         None => (text, None),

@@ -104,6 +104,8 @@ pub enum AttachError {
 pub enum MapError {
     #[error("the BPF object has no map {name}: this build of xlb is broken")]
     Missing { name: &'static str },
+    #[error("the BPF object has a map {name} that nobody knows: this build of xlb is broken")]
+    Unclassified { name: String },
     #[error("the map {name} is full: raise {setting} and restart xlb")]
     Full {
         name: &'static str,

@@ -29,6 +29,7 @@ use self::{family::FamilyMaps, filter::AddressFilter};
 use super::{
     error::{MapError, errno},
     flows::{Flows, duplicate, handle},
+    listing::Listing,
     sweep::Sweep,
     syscall,
 };
@@ -275,23 +276,11 @@ impl Maps {
     }
 
     pub(super) fn drops(&self) -> Result<Vec<(DropReason, u64)>, MapError> {
-        DropReason::ALL
-            .iter()
-            .map(|&reason| {
-                let values =
-                    self.drops
-                        .get(&(reason as u32), 0)
-                        .map_err(|source| MapError::Access {
-                            action: "read",
-                            name: "DROPS",
-                            source,
-                        })?;
-                Ok((reason, values.iter().sum()))
-            })
-            .collect()
+        count(&self.drops)
     }
 
-    pub(super) fn sweep(&mut self) -> Result<Sweep, MapError> {
+    /// What flows depend on.
+    fn circumstances(&self) -> Result<(Settings, Vec<TargetEntry>), MapError> {
         let settings = self
             .settings
             .get(&0, 0)
@@ -306,6 +295,16 @@ impl Maps {
             name: "TARGETS",
             source,
         })?;
+        Ok((settings, targets))
+    }
+
+    pub(super) fn listing(&self) -> Result<Listing, MapError> {
+        let (settings, targets) = self.circumstances()?;
+        Ok(Listing::new(self.flows()?, settings, targets))
+    }
+
+    pub(super) fn sweep(&mut self) -> Result<Sweep, MapError> {
+        let (settings, targets) = self.circumstances()?;
         let target_flows = duplicate(self.target_flows.as_fd(), TARGET_FLOWS)?;
         let target_map = duplicate(self.targets.map().fd().as_fd(), "TARGETS")?;
         let flows = self.flows()?;
@@ -327,7 +326,7 @@ impl Maps {
 }
 
 /// A map of the object, in its type.
-fn open<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, MapError>
+pub(super) fn open<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, MapError>
 where
     M: TryFrom<Map, Error = aya::maps::MapError>,
 {
@@ -365,7 +364,22 @@ fn unwritten(source: io::Error) -> MapError {
     }
 }
 
-fn sum(
+/// Packets by drop reason, all CPUs together.
+pub(super) fn count(drops: &PerCpuArray<MapData, u64>) -> Result<Vec<(DropReason, u64)>, MapError> {
+    let count = |&reason: &DropReason| {
+        let values = drops
+            .get(&(reason as u32), 0)
+            .map_err(|source| MapError::Access {
+                action: "read",
+                name: "DROPS",
+                source,
+            })?;
+        Ok((reason, values.iter().sum()))
+    };
+    DropReason::ALL.iter().map(count).collect()
+}
+
+pub(super) fn sum(
     name: &'static str,
     map: &PerCpuArray<MapData, Traffic>,
     id: u32,

@@ -8,8 +8,10 @@ mod family;
 mod figures;
 mod flows;
 mod kernel;
+mod listing;
 mod maps;
 mod pins;
+mod replica;
 mod resize;
 mod shape;
 mod sweep;
@@ -33,7 +35,9 @@ pub use error::{AttachError, LoadError, MapError, PinError};
 pub use figures::{Figures, figures};
 pub use flows::{FlowTables, Flows};
 pub use kernel::Kernel;
+pub use listing::{Flow, FlowState, Listing};
 pub use pins::Pins;
+pub use replica::{Action, Arrival, Model, Outcome, Replica, ReplicaError};
 pub use sweep::{Sweep, Swept};
 
 use self::{resize::Resize, shape::Resized};
@@ -64,6 +68,7 @@ pub struct Dataplane {
     pins: Option<Pins>,
     adopted: bool,
     resize: Option<Resize>,
+    originals: replica::Originals,
 }
 
 impl Dataplane {
@@ -121,6 +126,7 @@ impl Dataplane {
             _ => None,
         };
         // Only now: the programs refer to the maps by file descriptors.
+        let originals = replica::Originals::of(&ebpf, capacity)?;
         let maps = maps::Maps::take(&mut ebpf)?;
         Ok(Self {
             ebpf,
@@ -129,6 +135,7 @@ impl Dataplane {
             pins,
             adopted,
             resize,
+            originals,
         })
     }
 
@@ -296,6 +303,22 @@ impl Dataplane {
     /// If a flow map can't be duplicated for the sweep.
     pub fn sweep(&mut self) -> Result<Sweep, MapError> {
         self.maps.sweep()
+    }
+
+    /// All flows, to be read on any thread.
+    ///
+    /// # Errors
+    /// If what they depend on can't be read, or a flow map not be duplicated.
+    pub fn listing(&self) -> Result<Listing, MapError> {
+        self.maps.listing()
+    }
+
+    /// What a replica is made from, to run a packet without a trace.
+    ///
+    /// # Errors
+    /// If what flows depend on can't be read, or a map not be duplicated.
+    pub fn model(&self) -> Result<Model, MapError> {
+        self.originals.model(self.maps.listing()?)
     }
 
     /// Handles to the flow tables, to read them from any thread.

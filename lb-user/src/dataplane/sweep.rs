@@ -349,7 +349,7 @@ impl Judge {
 }
 
 /// An entry's target, unless its id is somebody else's by now.
-fn holder<A>(entry: &FlowEntry<A>, target: Option<TargetEntry>) -> Option<TargetEntry> {
+pub(super) fn holder<A>(entry: &FlowEntry<A>, target: Option<TargetEntry>) -> Option<TargetEntry> {
     target.filter(|target| target.generation == entry.generation)
 }
 
@@ -369,7 +369,7 @@ fn peer<A: Address>(
 }
 
 /// The data path's clock, see [`FlowEntry::last_seen`].
-fn monotonic_seconds() -> io::Result<u32> {
+pub(super) fn monotonic_seconds() -> io::Result<u32> {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

@@ -121,6 +121,17 @@ fn element(command: libc::c_long, attr: &ElementAttr) -> io::Result<bool> {
     }
 }
 
+/// Lets a descriptor stand for another file from now on: its number stays.
+pub(super) fn replace(descriptor: BorrowedFd<'_>, by: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both are open. Whoever owns the first goes on owning its number,
+    // and closes what it stands for then.
+    let result = unsafe { libc::dup3(by.as_raw_fd(), descriptor.as_raw_fd(), libc::O_CLOEXEC) };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// The `batch` member of `union bpf_attr` (linux/bpf.h).
 #[repr(C)]
 #[derive(Default)]

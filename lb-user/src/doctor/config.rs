@@ -41,6 +41,7 @@ fn problems(config: &Config, host: &Host) -> Vec<Problem> {
         attached: &attached,
         ids: &ids,
         slow_starts: &BTreeMap::new(),
+        weights: &BTreeMap::new(),
         draining: &BTreeSet::new(),
         applied: &MapState::default(),
     };

@@ -30,6 +30,8 @@ pub enum Reason {
     /// It gets no new flow, and its flows may end in peace: it was removed, or
     /// its group's last listener.
     DeregistrationInProgress,
+    /// An operator took it out (`xlb drain`).
+    DrainedByOperator,
     /// No answer to the connection request.
     ConnectTimeout,
     ConnectionRefused,
@@ -119,6 +121,7 @@ impl Reason {
             Self::RegistrationInProgress => "registration_in_progress",
             Self::NotInUse => "not_in_use",
             Self::DeregistrationInProgress => "deregistration_in_progress",
+            Self::DrainedByOperator => "drained_by_operator",
             Self::ConnectTimeout => "connect_timeout",
             Self::ConnectionRefused => "connection_refused",
             Self::HostUnreachable => "host_unreachable",
@@ -198,6 +201,7 @@ impl fmt::Display for Reason {
             Self::RegistrationInProgress => "the first health check has no result yet",
             Self::NotInUse => "no listener uses its target group",
             Self::DeregistrationInProgress => "it was removed; its flows may end",
+            Self::DrainedByOperator => "an operator drained it, until `xlb enable`",
             Self::ConnectTimeout => "no answer to the connection request within the timeout",
             Self::ConnectionRefused => "the connection was refused: nothing listens on the port",
             Self::HostUnreachable => "the host is unreachable",

@@ -21,9 +21,10 @@ pub enum Health {
     Initial,
     Healthy,
     Unhealthy,
-    /// Removed: no new flow, and its flows end until the delay is over.
+    /// Removed or drained by an operator: no new flow, and its flows end until
+    /// the delay is over.
     Draining,
-    /// No listener uses it; it isn't checked.
+    /// No listener uses it, or an operator has drained it; it isn't checked.
     Unused,
 }
 
@@ -57,6 +58,8 @@ pub struct TargetHealth {
     pub since: SystemTime,
     /// What it was before it began to drain, while it drains.
     before: Option<(Health, Option<Reason>)>,
+    /// It wasn't checked while it drained, so its next result decides alone.
+    outdated: bool,
     /// How long the last check took.
     pub latency: Option<Duration>,
     /// Results in a row that speak against `health`, always less than the
@@ -104,6 +107,7 @@ impl TargetHealth {
             reason: Some(Reason::RegistrationInProgress),
             since: now,
             before: None,
+            outdated: false,
             latency: None,
             contrary: 0,
             successes: 0,
@@ -120,45 +124,51 @@ impl TargetHealth {
         now: SystemTime,
         thresholds: Thresholds,
     ) -> Option<Transition> {
+        let needed = |threshold| if self.outdated { 1 } else { threshold };
         match *outcome {
             Outcome::Inconclusive(_) => {
                 self.inconclusive += 1;
                 None
             }
             Outcome::Success => {
+                let threshold = needed(thresholds.healthy);
+                self.outdated = false;
                 self.successes += 1;
-                self.succeeded(now, thresholds.healthy)
+                self.succeeded(now, threshold)
             }
             Outcome::Failure(reason) => {
+                let threshold = needed(thresholds.unhealthy);
+                self.outdated = false;
                 self.failures += 1;
-                self.failed(reason, now, thresholds.unhealthy)
+                self.failed(reason, now, threshold)
             }
         }
     }
 
-    /// The target was removed: it gets no new flow, its flows may end.
-    pub fn drain(&mut self, now: SystemTime) -> Option<Transition> {
+    /// The target gets no new flow, its flows may end. Only the reason changes
+    /// of one that drains already.
+    pub fn drain(&mut self, reason: Reason, now: SystemTime) -> Option<Transition> {
         let before = (self.health, self.reason);
-        let reason = Some(Reason::DeregistrationInProgress);
-        let transition = self.enter(Health::Draining, reason, now)?;
+        let transition = self.enter(Health::Draining, Some(reason), now)?;
         self.before = Some(before);
         Some(transition)
     }
 
-    /// No listener uses the target any more.
-    pub fn set_unused(&mut self, now: SystemTime) -> Option<Transition> {
+    /// The target is out of use. Only the reason changes of one that is already.
+    pub fn set_unused(&mut self, reason: Reason, now: SystemTime) -> Option<Transition> {
         self.before = None;
-        self.enter(Health::Unused, Some(Reason::NotInUse), now)
+        self.enter(Health::Unused, Some(reason), now)
     }
 
     /// A target that was draining is used again: what it was before, for that
-    /// is still the best guess. One that was unused is `initial`, until the next
-    /// result decides. Of any other target nothing changes.
+    /// is still the best guess, until the next result decides alone. One that
+    /// was unused is `initial` until then. Of any other target nothing changes.
     pub fn resume(&mut self, now: SystemTime) -> Option<Transition> {
         let initial = (Health::Initial, Some(Reason::RegistrationInProgress));
         match self.health {
             Health::Draining | Health::Unused => {
                 let (health, reason) = self.before.take().unwrap_or(initial);
+                self.outdated = true;
                 self.enter(health, reason, now)
             }
             Health::Initial | Health::Healthy | Health::Unhealthy => None,
@@ -212,11 +222,11 @@ impl TargetHealth {
 
     fn enter(&mut self, to: Health, reason: Option<Reason>, now: SystemTime) -> Option<Transition> {
         let from = self.health;
+        self.reason = reason;
         if from == to {
             return None;
         }
         self.health = to;
-        self.reason = reason;
         self.since = now;
         self.contrary = 0;
         Some(Transition { from, to, reason })

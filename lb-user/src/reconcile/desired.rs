@@ -26,6 +26,19 @@ pub enum Availability {
     Initial,
     Healthy,
     Unhealthy,
+    /// An operator has drained it: it takes no new flow, and its flows go on.
+    Draining,
+    /// The same, and its flows have ended.
+    Unused,
+}
+
+impl Availability {
+    /// Whether an operator has taken the target out: nothing that is decided for
+    /// its group counts it.
+    #[must_use]
+    pub fn is_drained(self) -> bool {
+        matches!(self, Self::Draining | Self::Unused)
+    }
 }
 
 /// What the maps' contents follow from.
@@ -40,7 +53,9 @@ pub struct Inputs<'a> {
     /// Targets that start slowly, and the [parts](crate::slow_start::PARTS) of
     /// their weight that they have.
     pub slow_starts: &'a BTreeMap<TargetKey, u16>,
-    /// Targets that no group in use has any more, and whose flows go on.
+    /// Weights that operators have set in place of the configured ones.
+    pub weights: &'a BTreeMap<TargetKey, u16>,
+    /// Targets that take no new flow any more, and whose flows go on.
     pub draining: &'a BTreeSet<TargetKey>,
     /// What the maps hold.
     pub applied: &'a MapState,
@@ -180,7 +195,9 @@ fn add_draining(inputs: &Inputs<'_>, state: &mut MapState) {
     {
         if let Some(known) = targets::known(inputs, id) {
             let flags = known.flags & !TargetEntry::ACCEPTS;
-            state.targets.insert(id, TargetEntry { flags, ..known });
+            let entry = TargetEntry { flags, ..known };
+            // What an operator has drained is there already.
+            state.targets.entry(id).or_insert(entry);
         }
     }
 }

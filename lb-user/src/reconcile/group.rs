@@ -1,7 +1,5 @@
 //! A group's part of the maps: which of its targets take flows, and its table.
 
-use std::num::NonZeroU16;
-
 use lb_common::{limits::NO_TARGET, target::TargetEntry};
 
 use super::{
@@ -9,7 +7,7 @@ use super::{
     desired::{Availability, Inputs, Problems, report, targets},
 };
 use crate::{
-    config::{OnUnhealthy, Target, TargetGroup},
+    config::{OnUnhealthy, TargetGroup},
     maglev::{self, Member},
     slow_start::PARTS,
 };
@@ -27,6 +25,12 @@ pub struct Balance {
 }
 
 impl Balance {
+    /// Whether no target takes new flows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
     /// A target's share of the group's new flows, from 0 to 1.
     #[must_use]
     pub fn share(&self, id: u32) -> f64 {
@@ -54,18 +58,23 @@ pub(super) fn add_group(
         let Some(id) = inputs.ids.target(&key) else {
             continue;
         };
-        match targets::entry(inputs, group, target, id) {
+        let (entry, health) = (targets::entry(inputs, group, target, id), health(&key));
+        match entry {
+            Ok(entry) if health.is_drained() => {
+                state.targets.insert(id, drained(inputs, id, entry, health));
+            }
             Ok(entry) => candidates.push(Candidate {
                 id,
-                target,
+                identity: maglev::identity(key.address, key.port),
+                weight: inputs.weights.get(&key).copied().unwrap_or(target.weight),
                 entry,
-                health: health(&key),
+                health,
                 parts: inputs.slow_starts.get(&key).copied(),
             }),
             Err(problem) => {
                 report(problems, problem);
                 let known = targets::known(inputs, id);
-                cut_off.extend(known.map(|entry| (id, entry, health(&key))));
+                cut_off.extend(known.map(|entry| (id, entry, health)));
             }
         }
     }
@@ -100,24 +109,47 @@ fn keep_cut_off(
     state: &mut MapState,
 ) {
     let keys = group.targets.iter().map(|it| TargetKey::new(group, it));
-    let healthy = keys.filter(|key| health(key) != Availability::Unhealthy);
-    let is_open = group
-        .fail_open
-        .is_open(healthy.count(), group.targets.len());
+    let in_use: Vec<Availability> = keys
+        .map(|key| health(&key))
+        .filter(|health| !health.is_drained())
+        .collect();
+    let is_healthy = |health: &&Availability| **health != Availability::Unhealthy;
+    let healthy = in_use.iter().filter(is_healthy).count();
+    let is_open = group.fail_open.is_open(healthy, in_use.len());
     for (id, mut entry, health) in cut_off {
         entry.flags &= !TargetEntry::ACCEPTS;
-        let ends = health == Availability::Unhealthy && group.on_unhealthy == OnUnhealthy::Reset;
-        if ends && !is_open {
+        let ends = match health {
+            Availability::Unhealthy => group.on_unhealthy == OnUnhealthy::Reset && !is_open,
+            Availability::Unused => true,
+            Availability::Initial | Availability::Healthy | Availability::Draining => false,
+        };
+        if ends {
             entry.flags &= !TargetEntry::KEEPS;
         }
         state.targets.insert(id, entry);
     }
 }
 
-/// A target that can be reached.
-struct Candidate<'a> {
+/// The entry of a target that an operator has drained. Flows go on that did so
+/// before: those of an unhealthy one may have been ended.
+fn drained(
+    inputs: &Inputs<'_>,
     id: u32,
-    target: &'a Target,
+    mut entry: TargetEntry,
+    health: Availability,
+) -> TargetEntry {
+    if health == Availability::Draining {
+        let known = targets::known(inputs, id);
+        entry.flags |= known.map_or(0, |known| known.flags) & TargetEntry::KEEPS;
+    }
+    entry
+}
+
+/// A target that can be reached.
+struct Candidate {
+    id: u32,
+    identity: u64,
+    weight: u16,
     /// Without the flags that its health decides.
     entry: TargetEntry,
     health: Availability,
@@ -126,7 +158,7 @@ struct Candidate<'a> {
 }
 
 /// Whether all of the candidates take flows; members come later.
-fn balance(group: &TargetGroup, candidates: &[Candidate<'_>]) -> Balance {
+fn balance(group: &TargetGroup, candidates: &[Candidate]) -> Balance {
     let targets = candidates.len();
     let healthy = candidates
         .iter()
@@ -142,8 +174,8 @@ fn balance(group: &TargetGroup, candidates: &[Candidate<'_>]) -> Balance {
 
 /// What full weights are multiplied by. A group that fails open has no slow
 /// start: its healthy targets would get less than the others.
-fn factor(balance: &Balance, candidates: &[Candidate<'_>]) -> u16 {
-    let is_slow = |it: &Candidate<'_>| it.health == Availability::Healthy && it.parts.is_some();
+fn factor(balance: &Balance, candidates: &[Candidate]) -> u16 {
+    let is_slow = |it: &Candidate| it.health == Availability::Healthy && it.parts.is_some();
     if !balance.fail_open && candidates.iter().any(is_slow) {
         PARTS
     } else {
@@ -151,18 +183,13 @@ fn factor(balance: &Balance, candidates: &[Candidate<'_>]) -> u16 {
     }
 }
 
-impl Candidate<'_> {
+impl Candidate {
     fn member(&self, factor: u16) -> Member {
-        let Target {
-            address,
-            port,
-            weight,
-        } = *self.target;
         Member {
-            identity: maglev::identity(address, port.map_or(0, NonZeroU16::get)),
+            identity: self.identity,
             // Ids are below MAX_TARGETS, far below NO_TARGET.
             id: u16::try_from(self.id).unwrap_or(NO_TARGET),
-            weight: weight * self.parts.unwrap_or(factor).min(factor),
+            weight: self.weight * self.parts.unwrap_or(factor).min(factor),
         }
     }
 }

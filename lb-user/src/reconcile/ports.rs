@@ -12,6 +12,14 @@ pub struct Block {
     pub open_bits: u8,
 }
 
+impl Block {
+    #[must_use]
+    pub fn contains(self, port: u16) -> bool {
+        let open = (1u32 << self.open_bits) - 1;
+        u32::from(port) & !open == u32::from(self.first)
+    }
+}
+
 /// The fewest blocks that cover exactly the ports of `range`, in their order.
 pub fn blocks(range: &RangeInclusive<u16>) -> Vec<Block> {
     let (mut first, last) = (u32::from(*range.start()), u32::from(*range.end()));

@@ -4,6 +4,7 @@ mod families;
 mod forwarding;
 mod groups;
 mod interfaces;
+mod operator;
 mod protection;
 
 use std::{
@@ -101,6 +102,7 @@ fn wanted(
             ids: &ids,
             draining: &BTreeSet::new(),
             slow_starts: &BTreeMap::new(),
+            weights: &BTreeMap::new(),
             applied: &MapState::default(),
         },
         &mut Tables::default(),

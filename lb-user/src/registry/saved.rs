@@ -101,9 +101,9 @@ impl Registry {
         };
         let mut registry = Self {
             targets: saved.into_iter().map(restore).collect(),
-            next_end: None,
+            ..Self::default()
         };
-        registry.note_next_end();
+        registry.settle();
         registry
     }
 

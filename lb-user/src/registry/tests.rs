@@ -1,3 +1,5 @@
+mod operator;
+
 use std::time::UNIX_EPOCH;
 
 use proptest::{collection::vec, prelude::*};
@@ -248,6 +250,8 @@ enum Step {
     Configure(Vec<u16>, bool),
     Check(u16, bool),
     Wait(u64),
+    /// Drain or enable.
+    Operate(u16, bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -256,6 +260,7 @@ fn step() -> impl Strategy<Value = Step> {
         (ports, any::<bool>()).prop_map(|(ports, used)| Step::Configure(ports, used)),
         (1u16..4, any::<bool>()).prop_map(|(port, success)| Step::Check(port, success)),
         (1u64..50).prop_map(Step::Wait),
+        (1u16..4, any::<bool>()).prop_map(|(port, drain)| Step::Operate(port, drain)),
     ]
 }
 
@@ -267,12 +272,22 @@ proptest! {
         let mut current = (vec![1, 2, 3], true);
         let mut registry = Registry::default();
         registry.register(&config(&[("a", true, "", &current.0)]), clock.at(0));
+        let mut drained = [false; 4];
         // When each was last in use.
         let mut last_used = [0; 4];
         for step in steps {
             match step {
                 Step::Configure(ports, used) => current = (ports, used),
                 Step::Wait(seconds) => now += seconds,
+                Step::Operate(port, drain) => {
+                    let config = config(&[("a", current.1, "", &current.0)]);
+                    let key = key("a", port);
+                    if current.0.contains(&port) {
+                        let operation = if drain { Operation::Drain } else { Operation::Enable };
+                        registry.operate(&key, operation, &config, clock.at(now));
+                        drained[usize::from(port)] = drain;
+                    }
+                }
                 Step::Check(port, success) => {
                     let outcome = if success {
                         Outcome::Success
@@ -287,7 +302,8 @@ proptest! {
             registry.expire(&config, clock.at(now));
             for port in 1u16..=3 {
                 let configured = current.0.contains(&port);
-                if configured && current.1 {
+                let in_use = configured && current.1 && !drained[usize::from(port)];
+                if in_use {
                     last_used[usize::from(port)] = now;
                 }
                 let since = now - last_used[usize::from(port)];
@@ -295,7 +311,10 @@ proptest! {
                 let drains = target.is_some_and(|target| target.ends.is_some());
                 let found = target.map(|target| target.health.health);
                 prop_assert_eq!(drains, found == Some(Health::Draining));
-                if configured && current.1 {
+                if target.is_none() {
+                    drained[usize::from(port)] = false;
+                }
+                if in_use {
                     prop_assert!(found.is_some() && !drains && found != Some(Health::Unused));
                 } else if drains {
                     prop_assert!(since < 60, "drains for {} s", since);

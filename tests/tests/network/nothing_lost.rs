@@ -1,6 +1,7 @@
 //! What an agent knows survives it, and what doesn't fit is refused.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::Write as _,
     os::unix::fs::MetadataExt as _,
@@ -70,6 +71,14 @@ impl Run {
         ensure!(!error.contains("panicked"), "{error}");
         Ok(error)
     }
+}
+
+/// What is in a folder.
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let name = |entry: std::io::Result<fs::DirEntry>| {
+        Ok(entry?.file_name().to_string_lossy().into_owned())
+    };
+    fs::read_dir(folder)?.map(name).collect()
 }
 
 fn nothing(_: &Path) -> Result<()> {
@@ -241,13 +250,20 @@ fn other_modes() -> Result<()> {
         let interface = &status.interfaces[0];
         ensure!(interface.xdp == xdp && interface.tc == tc, "{interface:?}");
         ensure!(scenario.spread(20)?.failed == 0);
-        let shown = scenario
-            .topology
-            .balancer
-            .run("bpftool net show dev eth0")?;
-        let kind = if xdp == "native" { "driver" } else { xdp };
-        for name in [kind, "xlb_handoff", "xlb_egress"] {
-            ensure!(shown.matches(name).count() == 1, "not one {name}: {shown}");
+        let (pins, filters) = match tc {
+            "tcx" => (vec!["tcx-egress", "tcx-ingress"], 0),
+            _ => (Vec::new(), 1),
+        };
+        let xdp = format!("xdp-{xdp}");
+        let expected: BTreeSet<&str> = pins.into_iter().chain([xdp.as_str()]).collect();
+        let pinned = names(&scenario.xlb.pins().join("links"))?;
+        let hooks = pinned.iter().filter_map(|name| name.split_once('-'));
+        let found: BTreeSet<&str> = hooks.map(|(_, hook)| hook).collect();
+        ensure!(found == expected, "{pinned:?}");
+        for direction in ["ingress", "egress"] {
+            let show = format!("tc filter show dev eth0 {direction}");
+            let shown = scenario.topology.balancer.run(&show)?;
+            ensure!(shown.matches(" name xlb_").count() == filters, "{shown}");
         }
     }
     Ok(())

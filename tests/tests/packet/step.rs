@@ -139,7 +139,7 @@ impl Lab {
         );
     }
 
-    fn counters(&self) -> Counts {
+    pub fn counters(&self) -> Counts {
         let traffic = |traffic: Traffic| {
             [
                 traffic.forward_packets,
@@ -167,7 +167,7 @@ impl Lab {
 }
 
 /// What has moved.
-fn difference(before: &Counts, after: &Counts) -> Counts {
+pub fn difference(before: &Counts, after: &Counts) -> Counts {
     let moved = |before: &BTreeMap<u32, [u64; 5]>, after: &BTreeMap<u32, [u64; 5]>| {
         let deltas = after.iter().map(|(id, now)| {
             let mut delta = *now;

@@ -153,10 +153,13 @@ fn draining_and_unused_ignore_results() {
     for enter in [TargetHealth::drain, TargetHealth::set_unused] {
         let mut target = TargetHealth::new(at(0));
         observe_all(&mut target, "s", THREE);
-        let entered = enter(&mut target, at(50)).expect("a transition");
-        assert_eq!(enter(&mut target, at(60)), None, "entered once");
+        let entered = enter(&mut target, Reason::NotInUse, at(50)).expect("a transition");
+        assert_eq!(entered.reason, Some(Reason::NotInUse));
+        let again = enter(&mut target, Reason::DrainedByOperator, at(60));
+        assert_eq!(again, None, "entered once");
         assert_eq!(observe_all(&mut target, "ffffssss", THREE), []);
-        assert_eq!((target.health, target.reason), (entered.to, entered.reason));
+        let now = (target.health, target.reason);
+        assert_eq!(now, (entered.to, Some(Reason::DrainedByOperator)));
         assert_eq!(target.since, at(50));
         assert_eq!((target.successes, target.failures), (5, 4));
     }
@@ -166,7 +169,7 @@ fn draining_and_unused_ignore_results() {
 fn what_was_unused_starts_anew_and_what_was_draining_does_not() {
     let mut unused = TargetHealth::new(at(0));
     observe_all(&mut unused, "s", THREE);
-    unused.set_unused(at(50));
+    unused.set_unused(Reason::NotInUse, at(50));
     let resumed = unused.resume(at(70)).expect("a transition");
     assert_eq!((resumed.to, unused.since), (Health::Initial, at(70)));
     assert_eq!(observe_all(&mut unused, "f", THREE), [Health::Unhealthy]);
@@ -181,18 +184,24 @@ fn what_was_unused_starts_anew_and_what_was_draining_does_not() {
         let mut target = TargetHealth::new(at(0));
         observe_all(&mut target, results, THREE);
         let reason = target.reason;
-        target.drain(at(50));
+        target.drain(Reason::DeregistrationInProgress, at(50));
         let resumed = target.resume(at(70)).expect("a transition");
         assert_eq!((resumed.from, resumed.to), (Health::Draining, before));
         let now = (target.health, target.reason, target.since, target.contrary);
         assert_eq!(now, (before, reason, at(70), 0), "{results:?}");
         assert_eq!(target.resume(at(80)), None, "only once");
+        // Nobody has looked for a while.
+        let moves = match before {
+            Health::Unhealthy => observe_all(&mut target, "sff", THREE),
+            _ => observe_all(&mut target, "fss", THREE),
+        };
+        assert_eq!(moves.len(), 1, "{results:?}: the next result decides alone");
     }
 
     let mut target = TargetHealth::new(at(0));
     observe_all(&mut target, "s", THREE);
-    target.drain(at(50));
-    target.set_unused(at(60));
+    target.drain(Reason::DeregistrationInProgress, at(50));
+    target.set_unused(Reason::NotInUse, at(60));
     target.resume(at(70));
     assert_eq!(target.health, Health::Initial, "drained to the end");
 }

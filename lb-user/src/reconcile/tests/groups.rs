@@ -5,18 +5,18 @@ use Availability::{Healthy as H, Initial as I, Unhealthy as U};
 use super::*;
 
 /// A group of so many local targets: ports from 1 on.
-fn group_of(targets: usize, attributes: &str) -> Config {
+pub(super) fn group_of(targets: usize, attributes: &str) -> Config {
     let list: Vec<String> = (1..=targets).map(|port| format!("\":{port}\"")).collect();
     let list = list.join(", ");
     config(&group(":80", &format!("{attributes}\ntargets = [{list}]")))
 }
 
-fn of<'a>(health: &'a [Availability]) -> impl Fn(&TargetKey) -> Availability + use<'a> {
+pub(super) fn of<'a>(health: &'a [Availability]) -> impl Fn(&TargetKey) -> Availability + use<'a> {
     |key| health[usize::from(key.port) - 1]
 }
 
 /// Ports of the targets with a flag.
-fn with(state: &MapState, flag: u16) -> Vec<u16> {
+pub(super) fn with(state: &MapState, flag: u16) -> Vec<u16> {
     let targets = state.targets.values().filter(|target| target.has(flag));
     targets.map(|target| target.port.get()).collect()
 }
@@ -77,6 +77,7 @@ fn slots(health: &[Availability], attributes: &str, slow_starts: &[(u16, u16)]) 
         attached: &BTreeMap::from([(ETH0, XdpHook::Native)]),
         ids: &ids,
         slow_starts: &slow_starts.collect(),
+        weights: &BTreeMap::new(),
         draining: &BTreeSet::new(),
         applied: &MapState::default(),
     };
@@ -131,6 +132,7 @@ fn what_drains_stays_but_takes_no_new_flow() {
             ids,
             draining,
             slow_starts: &BTreeMap::new(),
+            weights: &BTreeMap::new(),
             applied,
         };
         desired(&inputs, &mut tables, of(&[H, U, H])).state
@@ -206,6 +208,7 @@ fn a_target_without_a_way_stays_but_takes_no_new_flow() {
                 ids: &ids,
                 draining: &BTreeSet::new(),
                 slow_starts: &BTreeMap::new(),
+                weights: &BTreeMap::new(),
                 applied,
             };
             desired(&inputs, &mut Tables::default(), of(&health))
@@ -258,6 +261,7 @@ fn what_drains_is_known_by_its_generation() {
         ids: &ids,
         draining: &key,
         slow_starts: &BTreeMap::new(),
+        weights: &BTreeMap::new(),
         applied: &applied,
     };
     let state = desired(&inputs, &mut Tables::default(), |_| H).state;
@@ -286,6 +290,7 @@ proptest! {
             ids: &ids,
             draining: &BTreeSet::new(),
             slow_starts: &BTreeMap::new(),
+            weights: &BTreeMap::new(),
             applied: &MapState::default(),
         };
         let mut tables = Tables::default();
@@ -322,6 +327,7 @@ fn a_groups_part_is_that_of_the_whole() {
         ids: &ids,
         draining: &draining,
         slow_starts: &slow_starts,
+        weights: &BTreeMap::new(),
         applied: &nothing,
     };
     let mut tables = Tables::default();
