@@ -12,7 +12,7 @@ use lb_user::{
 use xlb_tests::netns::{Namespace, Series};
 
 use super::{
-    builder::{Frame, Tag, Transport, mac},
+    builder::{Frame, Transport, mac},
     lab::{Lab, index},
     net::{NETS, Net},
     tunnel::{PORT, Tunnel},
@@ -83,13 +83,14 @@ fn targets_take_packets_out_by_the_kernels_tunnels() {
 struct Client<'a> {
     lab: &'a mut Lab,
     device: &'a str,
-    tags: Vec<Tag>,
+    /// The other end.
+    far: &'a str,
 }
 
 impl Client<'_> {
     /// Attaches to the device, whose network is the fourth. Targets are a port
     /// of this host and a host behind eth1.
-    fn new<'a>(lab: &'a mut Lab, device: &'a str, tags: Vec<Tag>) -> Client<'a> {
+    fn new<'a>(lab: &'a mut Lab, device: &'a str, far: &'a str) -> Client<'a> {
         let ip = |words: String| lab.namespace.ip(&words).unwrap();
         for (setting, value) in [("addr_gen_mode", "1"), ("disable_ipv6", "0")] {
             let setting = format!("ipv6/conf/{device}/{setting}");
@@ -108,13 +109,12 @@ impl Client<'_> {
             .unwrap();
         let [a, b, c, d, e, f] = mac(4, 1);
         lab.apply(Change::AddMac(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])));
-        Client { lab, device, tags }
+        Client { lab, device, far }
     }
 
     fn request(&self, net: Net, port: u16, to: (IpAddr, u16)) -> Frame {
         Frame::new(Transport::Udp, (net.address(4, 2), port), to).with(|f| {
             f.macs = (mac(4, 2), mac(4, 1));
-            f.tags.clone_from(&self.tags);
         })
     }
 
@@ -125,7 +125,7 @@ impl Client<'_> {
         self.lab.listen(own, 53, flow::UDP, id, id);
         let server = UdpSocket::bind((own, 5353)).unwrap();
         server.set_read_timeout(Some(A_WHILE)).unwrap();
-        let client = Tap::new(index("peer3"));
+        let client = Tap::new(index(self.far));
         client.send(&self.request(net, 4000, (own, 53)).bytes());
         let (_, from) = server
             .recv_from(&mut [0; 64])
@@ -136,7 +136,7 @@ impl Client<'_> {
 
     /// So does a target behind eth1, by source NAT.
     fn asks_a_remote_target(&mut self, net: Net) {
-        let (client, target) = (Tap::new(index("peer3")), Tap::new(index("peer1")));
+        let (client, target) = (Tap::new(index(self.far)), Tap::new(index("peer1")));
         self.lab.interface(self.lab.eth1, 0, &[]);
         let vip = (net.nat_vip, 53);
         client.send(&self.request(net, 4001, vip).bytes());
@@ -176,20 +176,35 @@ fn cable(lab: &Lab) {
     }
 }
 
-#[test]
-fn a_vlan_device_as_the_interface() {
-    let mut lab = Lab::new();
-    cable(&lab);
+/// Its tag is beside the frame, as network cards deliver it.
+fn vlan(lab: &mut Lab) -> Client<'_> {
+    cable(lab);
     for words in [
         "link set eth3 up",
         "link add link eth3 name vlan7 type vlan id 7",
         "link set vlan7 up",
+        "link add link peer3 name far7 type vlan id 7",
+        "link set far7 up",
     ] {
         lab.namespace.ip(words).unwrap();
     }
-    let mut client = Client::new(&mut lab, "vlan7", vec![(0x8100, 0xA007)]);
+    Client::new(lab, "vlan7", "far7")
+}
+
+#[test]
+fn a_vlan_device_and_a_local_target() {
+    let mut lab = Lab::new();
+    let mut client = vlan(&mut lab);
     for net in NETS {
         client.asks_a_local_target(net);
+    }
+}
+
+#[test]
+fn a_vlan_device_and_a_remote_target() {
+    let mut lab = Lab::new();
+    let mut client = vlan(&mut lab);
+    for net in NETS {
         client.asks_a_remote_target(net);
     }
 }
@@ -205,7 +220,7 @@ fn a_bond_as_the_interface() {
     ] {
         lab.namespace.ip(words).unwrap();
     }
-    let mut client = Client::new(&mut lab, "bond7", vec![]);
+    let mut client = Client::new(&mut lab, "bond7", "peer3");
     for net in NETS {
         client.asks_a_local_target(net);
         client.asks_a_remote_target(net);
