@@ -132,7 +132,8 @@ pub enum MapError {
 pub enum PinError {
     #[error(
         "no BPF filesystem is mounted at {}, where xlb keeps what outlives it, and none can be \
-         mounted ({source}): run `mount -t bpf bpf {}`, or name another with --bpffs",
+         mounted ({source}): run xlb as root, or `mount -t bpf bpf {}` before, or name another \
+         with --bpffs",
         .path.display(), .path.display()
     )]
     NotMounted {

@@ -7,7 +7,6 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use lb_common::{flow, target::Encapsulation};
 use lb_user::{
     config::{TcMode, XdpMode},
-    dataplane::AttachOptions,
     reconcile::Change,
 };
 use xlb_tests::netns::{Namespace, Series};
@@ -105,14 +104,9 @@ impl Client<'_> {
             ));
         }
         let index = index(device);
-        let options = AttachOptions {
-            interface: device,
-            index,
-            xdp: XdpMode::Auto,
-            tc: TcMode::Auto,
-            filters: &[],
-        };
-        lab.dataplane.attach(&options).unwrap();
+        lab.dataplane
+            .attach(device, index, XdpMode::Auto, TcMode::Auto)
+            .unwrap();
         let [a, b, c, d, e, f] = mac(4, 1);
         lab.apply(Change::AddMac(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])));
         Client { lab, device, far }
@@ -182,23 +176,35 @@ fn cable(lab: &Lab) {
     }
 }
 
-#[test]
-fn a_vlan_device_as_the_interface() {
-    let mut lab = Lab::new();
-    cable(&lab);
+/// Its tag is beside the frame, as network cards deliver it.
+fn vlan(lab: &mut Lab) -> Client<'_> {
+    cable(lab);
     for words in [
         "link set eth3 up",
         "link add link eth3 name vlan7 type vlan id 7",
         "link set vlan7 up",
-        // Which has the tag beside the frame, as network cards deliver it.
         "link add link peer3 name far7 type vlan id 7",
         "link set far7 up",
     ] {
         lab.namespace.ip(words).unwrap();
     }
-    let mut client = Client::new(&mut lab, "vlan7", "far7");
+    Client::new(lab, "vlan7", "far7")
+}
+
+#[test]
+fn a_vlan_device_and_a_local_target() {
+    let mut lab = Lab::new();
+    let mut client = vlan(&mut lab);
     for net in NETS {
         client.asks_a_local_target(net);
+    }
+}
+
+#[test]
+fn a_vlan_device_and_a_remote_target() {
+    let mut lab = Lab::new();
+    let mut client = vlan(&mut lab);
+    for net in NETS {
         client.asks_a_remote_target(net);
     }
 }

@@ -3,6 +3,9 @@
 
 use std::collections::BTreeSet;
 
+/// Instructions of the longest program whose calls' distances are known.
+const REACH: usize = 1 << 16;
+
 /// An instruction: opcode, registers, offset (2), immediate (4).
 pub(in crate::dataplane) type Instruction = [u8; 8];
 
@@ -20,6 +23,9 @@ const ROUNDED: u32 = 32;
 /// in the order in which they lie in the program. `None` if the two don't fit
 /// together.
 pub(super) fn deepest(instructions: &[Instruction], frames: &[u32]) -> Option<u32> {
+    if instructions.len() > REACH {
+        return None;
+    }
     let calls: Vec<(usize, usize)> = instructions
         .iter()
         .enumerate()
@@ -41,13 +47,13 @@ pub(super) fn deepest(instructions: &[Instruction], frames: &[u32]) -> Option<u3
 /// Where the function begins that an instruction calls.
 fn called(index: usize, instruction: &Instruction) -> Option<usize> {
     let [code, registers, low, high, immediate @ ..] = *instruction;
-    // The kernel has moved a call's distance from the immediate to the offset.
-    let distance = match (code, registers >> 4) {
-        CALL => i32::from(i16::from_le_bytes([low, high])),
-        ADDRESS => i32::from_le_bytes(immediate),
-        _ => return None,
-    };
-    index.checked_add_signed(distance as isize + 1)
+    match (code, registers >> 4) {
+        // The kernel has moved a call's distance from the immediate to the
+        // offset, which has only its lower half.
+        CALL => Some((index + 1 + usize::from(u16::from_le_bytes([low, high]))) % REACH),
+        ADDRESS => index.checked_add_signed(i32::from_le_bytes(immediate) as isize + 1),
+        _ => None,
+    }
 }
 
 /// The deepest chain from a function on. The verifier allows no recursion.
@@ -74,8 +80,8 @@ mod tests {
 
     const EXIT: Instruction = [0x95, 0, 0, 0, 0, 0, 0, 0];
 
-    const fn call(distance: i16) -> Instruction {
-        let [low, high] = distance.to_le_bytes();
+    const fn call(distance: i32) -> Instruction {
+        let [low, high, ..] = distance.to_le_bytes();
         [0x85, 0x10, low, high, 0, 0, 0, 0]
     }
 
@@ -88,7 +94,8 @@ mod tests {
     fn where_a_call_leads() {
         assert_eq!(called(10, &call(4)), Some(15));
         assert_eq!(called(10, &call(-11)), Some(0));
-        assert_eq!(called(10, &call(-12)), None);
+        assert_eq!(called(10, &call(40_000)), Some(40_011));
+        assert_eq!(called(40_010, &call(-40_000)), Some(11));
         assert_eq!(called(10, &address(70_000)), Some(70_011));
         // A helper's call, and a map's address.
         assert_eq!(called(10, &[0x85, 0, 4, 0, 0, 0, 0, 0]), None);
