@@ -15,12 +15,14 @@ use std::{
     io,
     net::IpAddr,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context as _;
 use tokio::{
     sync::mpsc,
+    task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
 use tracing::{error, info};
@@ -30,11 +32,12 @@ use self::{
     process::{Signalled, Signals, raise_file_limit},
 };
 use crate::{
-    api::{Request, Server},
+    api::{AdminListener, Handle, Pulse, Request, Socket},
     config::{Config, File},
     dataplane::{Dataplane, Kernel, Swept},
     health::{CheckResult, Checker},
     host::{Host, HostChanged, HostError, Interface, Netlink},
+    metrics::{Event, Internals},
     reconcile::{self, Balance, Ids, MapState, Problem, Tables, TargetKey},
     registry::{Now, Registry},
 };
@@ -63,12 +66,12 @@ pub async fn run(config: Config, file: Option<File>, socket: &Path) -> anyhow::R
     let mut agent = Agent::new(config, file, dataplane, inbox).await?;
     // All that can be found wrong before anything is changed.
     let interfaces = agent.look_at_interfaces().await?;
-    let server = tokio::spawn(Server::bind(socket)?.serve(requests));
+    let mut servers = agent.listen(socket, requests).await?;
     let ran = agent.run(&interfaces, &mut signals).await;
+    agent.pulse.set_ready(false);
     let stopped = agent.stop().await;
-    server.abort();
-    // Its socket file is gone once it is dropped.
-    let _ = server.await;
+    // The socket's file is gone once its server is dropped.
+    servers.shutdown().await;
     ran.and(stopped)
 }
 
@@ -107,11 +110,15 @@ struct Agent {
     /// What keeps parts of the configuration from working.
     problems: Vec<String>,
     swept: Swept,
+    /// Entries that sweeps have removed.
+    removed: u64,
     sweep: Background<io::Result<Swept>>,
     last_shortage: Option<Instant>,
     requests: mpsc::Receiver<Request>,
     results: mpsc::Receiver<CheckResult<TargetKey>>,
     host_changes: mpsc::Receiver<HostChanged>,
+    internals: Internals,
+    pulse: Arc<Pulse>,
 }
 
 impl Agent {
@@ -127,6 +134,7 @@ impl Agent {
             .watch()
             .context("could not follow the host's changes")?;
         let (sender, results) = mpsc::channel(RESULTS);
+        let checker = Checker::new(sender);
         Ok(Self {
             started: SystemTime::now(),
             applied: MapState::default(),
@@ -140,7 +148,9 @@ impl Agent {
             managed: Vec::new(),
             retiring: BTreeMap::new(),
             qdiscs: BTreeSet::new(),
-            checker: Checker::new(sender),
+            internals: Internals::new(checker.meter().clone()),
+            pulse: Arc::default(),
+            checker,
             registry: Registry::default(),
             draining: BTreeSet::new(),
             slow_starts: BTreeMap::new(),
@@ -148,6 +158,7 @@ impl Agent {
             balances: BTreeMap::new(),
             problems: Vec::new(),
             swept: Swept::default(),
+            removed: 0,
             sweep: Background::default(),
             last_shortage: None,
             requests,
@@ -157,6 +168,28 @@ impl Agent {
             file,
             dataplane,
         })
+    }
+
+    /// Begins to answer requests, which wait until the agent serves.
+    async fn listen(
+        &self,
+        socket: &Path,
+        requests: mpsc::Sender<Request>,
+    ) -> anyhow::Result<JoinSet<()>> {
+        let handle = Handle {
+            requests,
+            internals: self.internals.clone(),
+            pulse: Arc::clone(&self.pulse),
+        };
+        let mut servers = JoinSet::new();
+        let socket = Socket::bind(socket)?;
+        if let Some(admin) = self.config.admin {
+            let listener = AdminListener::bind(admin).await?;
+            servers.spawn(listener.serve(handle.clone()));
+            info!(address = %admin.address(), "admin listener");
+        }
+        servers.spawn(socket.serve(handle));
+        Ok(servers)
     }
 
     /// Starts, and serves until a signal comes.
@@ -169,6 +202,7 @@ impl Agent {
                 return Ok(());
             }
         }
+        self.pulse.set_ready(true);
         info!("ready");
         self.serve(signals).await;
         info!("stopping");
@@ -210,6 +244,7 @@ impl Agent {
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut results = Vec::new();
         loop {
+            self.pulse.beat();
             let end = self.next_end();
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -229,6 +264,7 @@ impl Agent {
     }
 
     async fn answer(&mut self, request: Request) {
+        self.internals.handled(Event::Request, 1);
         // Whoever asked may have gone.
         match request {
             Request::Status(answer) => drop(answer.send(self.status())),
@@ -256,6 +292,7 @@ impl Agent {
     }
 
     async fn host_changed(&mut self, host: Result<Host, HostError>) {
+        self.internals.handled(Event::HostChange, 1);
         if self.look_again {
             self.look();
         }

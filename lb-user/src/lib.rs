@@ -9,6 +9,7 @@ pub mod dataplane;
 pub mod health;
 pub mod host;
 pub mod maglev;
+pub mod metrics;
 pub mod reconcile;
 pub mod registry;
 pub mod slow_start;

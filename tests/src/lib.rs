@@ -10,6 +10,7 @@
 //! binary's command line.
 
 pub mod balancer;
+pub mod browser;
 pub mod client;
 pub mod command;
 pub mod icmp;

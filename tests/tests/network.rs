@@ -2,6 +2,7 @@
 //! in network namespaces. They need root, and the release build of `xlb`.
 
 mod network {
+    mod admin;
     mod bystanders;
     mod capacity;
     mod changes;

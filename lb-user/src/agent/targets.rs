@@ -13,6 +13,7 @@ use crate::{
     address::is_global,
     config::{Target, TargetGroup},
     health::{CheckResult, Health, LocalFault, Outcome, Thresholds, Transition},
+    metrics::Event,
     reconcile::{Availability, TargetKey},
     registry::{Now, Registered},
 };
@@ -55,6 +56,7 @@ impl Agent {
     /// Ends what has gone on long enough: targets that drain, addresses without
     /// a listener, a step of a slow start.
     pub(super) async fn expire(&mut self) {
+        self.internals.handled(Event::Expiry, 1);
         let now = Now::read();
         let steps = !self.slow_starts.is_empty() && now.steady >= self.last_step + STEP;
         if steps {
@@ -107,6 +109,7 @@ impl Agent {
 
     /// Applies results and then writes the maps once for all of them.
     pub(super) fn checked(&mut self, results: &mut Vec<CheckResult<TargetKey>>) {
+        self.internals.handled(Event::CheckResult, results.len());
         let mut changes = Vec::new();
         for result in results.drain(..) {
             let change = self.observe(&result);
@@ -133,6 +136,7 @@ impl Agent {
         let mut groups = self.config.target_groups.iter();
         let group = groups.find(|group| group.name == result.key.group)?;
         let thresholds = Thresholds::from(&group.health_check);
+        self.internals.checked(&result.key.group, result.latency);
         self.registry.took(&result.key, result.latency);
         self.registry
             .observe(&result.key, &result.outcome, thresholds, Now::read())

@@ -43,7 +43,7 @@ pub enum ClientError {
 /// # Errors
 /// If none answers, in time and in full.
 pub async fn status(path: &Path) -> Result<Status, ClientError> {
-    let answer = ask(path, Method::GET, "/status").await?;
+    let answer = ask(path, Method::GET, "/api/status").await?;
     match answer.status {
         StatusCode::OK => Ok(serde_json::from_slice(&answer.body)?),
         _ => Err(answer.refused()),
@@ -56,7 +56,7 @@ pub async fn status(path: &Path) -> Result<Status, ClientError> {
 /// # Errors
 /// If none answers, or it couldn't do it for another reason.
 pub async fn reload(path: &Path) -> Result<Result<String, String>, ClientError> {
-    let answer = ask(path, Method::POST, "/reload").await?;
+    let answer = ask(path, Method::POST, "/api/reload").await?;
     match answer.status {
         StatusCode::OK => Ok(Ok(answer.text())),
         INVALID => Ok(Err(answer.text())),

@@ -9,7 +9,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use super::{Socket, USAGE};
 use crate::{
     agent,
-    config::{self, File, Flags, Overrides, TcMode, XdpMode},
+    config::{self, Admin, File, Flags, Overrides, TcMode, XdpMode},
 };
 
 /// Balance traffic until stopped
@@ -61,6 +61,14 @@ pub(super) struct Run {
     /// How to attach the tc programs; overrides the configuration
     #[arg(long, value_name = "MODE")]
     tc_mode: Option<TcModeFlag>,
+
+    /// Serve metrics and a web page at this address, as 127.0.0.1:9800; overrides the configuration
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<String>,
+
+    /// Let --admin be an address that other machines can reach
+    #[arg(long, requires = "admin")]
+    admin_allow_remote: bool,
 
     #[command(flatten)]
     socket: Socket,
@@ -127,8 +135,8 @@ enum TcModeFlag {
 }
 
 pub(super) fn run(command: &Run) -> anyhow::Result<ExitCode> {
-    let parsed = match read(command) {
-        Ok(parsed) => parsed,
+    let (parsed, overrides) = match read(command).and_then(|it| Ok((it, overrides(command)?))) {
+        Ok(read) => read,
         Err(message) => {
             eprint!("{message}");
             return Ok(ExitCode::from(USAGE));
@@ -136,7 +144,6 @@ pub(super) fn run(command: &Run) -> anyhow::Result<ExitCode> {
     };
     eprint!("{}", parsed.warnings);
     let mut config = parsed.config;
-    let overrides = overrides(command);
     overrides.apply(&mut config);
     let file = command.config.clone().map(|path| File { path, overrides });
     log();
@@ -170,8 +177,12 @@ fn read(command: &Run) -> Result<config::Parsed, String> {
     config::from_flags(&flags).map_err(|error| error.to_string())
 }
 
-fn overrides(command: &Run) -> Overrides {
-    Overrides {
+fn overrides(command: &Run) -> Result<Overrides, String> {
+    let admin = command.admin.as_deref();
+    let admin = admin.map(|text| Admin::new(text, command.admin_allow_remote));
+    let admin = admin.transpose();
+    Ok(Overrides {
+        admin: admin.map_err(|error| format!("error: --admin: {error}\n"))?,
         xdp_mode: command.xdp_mode.map(|mode| match mode {
             XdpModeFlag::Auto => XdpMode::Auto,
             XdpModeFlag::Native => XdpMode::Native,
@@ -182,7 +193,7 @@ fn overrides(command: &Run) -> Overrides {
             TcModeFlag::Tcx => TcMode::Tcx,
             TcModeFlag::Clsact => TcMode::Clsact,
         }),
-    }
+    })
 }
 
 /// Logs to standard error: state changes, never a line per packet or check.

@@ -29,7 +29,7 @@ pub use error::{AttachError, LoadError, MapError};
 pub use figures::{Figures, figures};
 pub use flows::{FlowTables, Flows};
 pub use kernel::Kernel;
-pub use sweep::{Sweep, Swept};
+pub use sweep::{FamilyFlows, Sweep, Swept};
 
 use self::family::Keyed as _;
 use crate::{

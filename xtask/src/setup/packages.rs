@@ -17,7 +17,7 @@ pub struct Program {
     pub package: &'static str,
 }
 
-const PROGRAMS: [Program; 12] = [
+const PROGRAMS: [Program; 15] = [
     Program {
         name: "ip",
         package: "iproute2",
@@ -65,6 +65,19 @@ const PROGRAMS: [Program; 12] = [
     Program {
         name: "ps",
         package: "procps",
+    },
+    Program {
+        name: "chromium",
+        package: "chromium",
+    },
+    Program {
+        name: "chromedriver",
+        package: "chromium-driver",
+    },
+    // What the browser writes with.
+    Program {
+        name: "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+        package: "fonts-dejavu-core",
     },
 ];
 
