@@ -19,6 +19,7 @@ pub mod iperf;
 pub mod netns;
 pub mod process;
 pub mod programs;
+pub mod prometheus;
 pub mod server;
 pub mod syn_flood;
 pub mod topology;

@@ -19,6 +19,7 @@ mod network {
     mod life_cycle;
     mod load;
     mod max_segment;
+    mod metrics;
     mod path_mtu;
     mod protections;
     mod reload;

@@ -17,7 +17,7 @@ pub struct Program {
     pub package: &'static str,
 }
 
-const PROGRAMS: [Program; 15] = [
+const PROGRAMS: [Program; 16] = [
     Program {
         name: "ip",
         package: "iproute2",
@@ -74,6 +74,10 @@ const PROGRAMS: [Program; 15] = [
         name: "chromedriver",
         package: "chromium-driver",
     },
+    Program {
+        name: "prometheus",
+        package: "prometheus",
+    },
     // What the browser writes with.
     Program {
         name: "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
@@ -99,7 +103,8 @@ const BALANCERS: [Program; 3] = [
 ];
 
 /// Packages with a service that would be started at the next boot, and its name.
-const SERVICES: [(&str, &str); 3] = [
+const SERVICES: [(&str, &str); 4] = [
+    ("prometheus", "prometheus"),
     ("nginx-light", "nginx"),
     ("haproxy", "haproxy"),
     ("nftables", "nftables"),
