@@ -18,6 +18,7 @@ mod network {
     mod jumbo;
     mod life_cycle;
     mod load;
+    mod logs;
     mod max_segment;
     mod metrics;
     mod path_mtu;

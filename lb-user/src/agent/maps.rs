@@ -180,16 +180,16 @@ impl Agent {
     }
 }
 
-fn log_balance(group: &str, before: Option<&Balance>, now: &Balance) {
+fn log_balance(target_group: &str, before: Option<&Balance>, now: &Balance) {
     let was_open = before.is_some_and(|before| before.fail_open);
     let (healthy, targets) = (now.healthy, now.targets);
     match (was_open, now.fail_open) {
         (false, true) => warn!(
-            group,
+            target_group,
             healthy, targets, "too few healthy targets: new flows go to all of them"
         ),
         (true, false) => info!(
-            group,
+            target_group,
             healthy, targets, "enough healthy targets: new flows go to them only"
         ),
         _ => {}

@@ -27,9 +27,9 @@ impl Agent {
             log(key, transition);
         }
         for key in &registration.displaced {
-            let (group, target) = (&key.group, key.to_string());
+            let (target_group, target) = (&key.group, key.to_string());
             warn!(
-                group,
+                target_group,
                 target, "its flows end early: raise `targets` under [capacity]"
             );
         }
@@ -64,8 +64,8 @@ impl Agent {
         }
         let ended = self.registry.expire(&self.config, now);
         for key in &ended {
-            let (group, target) = (&key.group, key.to_string());
-            info!(group, target, "drained: its flows end");
+            let (target_group, target) = (&key.group, key.to_string());
+            info!(target_group, target, "drained: its flows end");
         }
         if !ended.is_empty() {
             self.assign_ids();
@@ -93,7 +93,7 @@ impl Agent {
                 };
                 if let Err(error) = self.checker.start(key, address, &group.health_check) {
                     // Validation has tried the path and the host already.
-                    error!(target = %address, %error, "the health check can't be made");
+                    error!(target_group = group.name, target = %address, %error, "the health check can't be made");
                 }
             }
         }
@@ -157,11 +157,20 @@ impl Agent {
 
 /// Says that a target's health has changed.
 fn log(key: &TargetKey, change: &Transition) {
-    let (group, target) = (&key.group, key.to_string());
-    let (from, to) = (change.from, change.to);
-    match change.reason {
-        Some(reason) => warn!(group, target, %from, %to, %reason, "target health changed"),
-        None => info!(group, target, %from, %to, "target health changed"),
+    let (target_group, target) = (&key.group, key.to_string());
+    let (from, to) = (change.from.as_str(), change.to.as_str());
+    let reason = change.reason.map(|reason| reason.code());
+    let description = change.reason.map(|reason| reason.to_string());
+    let description = description.as_deref();
+    match change.to {
+        Health::Unhealthy => warn!(
+            target_group,
+            target, from, to, reason, description, "target health changed"
+        ),
+        _ => info!(
+            target_group,
+            target, from, to, reason, description, "target health changed"
+        ),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod log;
 mod reload;
 mod run;
 mod status;

@@ -1,12 +1,15 @@
 //! `xlb run`: the agent.
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use tracing::{error, warn};
 
-use super::{Socket, USAGE};
+use super::{
+    Socket, USAGE,
+    log::{self, Reader},
+};
 use crate::{
     agent,
     config::{self, Admin, File, Flags, Overrides, TcMode, XdpMode},
@@ -15,8 +18,7 @@ use crate::{
 /// Balance traffic until stopped
 ///
 /// With --config the file says what to do; without it --interface, --listen and
-/// --target do. Needs root. Logs to standard error. SIGHUP makes it read the
-/// file again, as `xlb reload` does.
+/// --target do. Needs root. SIGHUP makes it read the file again, as `xlb reload` does.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Exit codes:
@@ -30,6 +32,7 @@ Signals:
 
 Environment:
   RUST_LOG    what to log: error, warn, info (default), debug or trace
+  XLB_LOG     the same as --log
   XLB_SOCKET  the same as --socket
 
 Examples:
@@ -69,6 +72,10 @@ pub(super) struct Run {
     /// Let --admin be an address that other machines can reach
     #[arg(long, requires = "admin")]
     admin_allow_remote: bool,
+
+    /// How to log
+    #[arg(long, value_name = "FORMAT", default_value = "auto", env = "XLB_LOG")]
+    log: log::Format,
 
     #[command(flatten)]
     socket: Socket,
@@ -135,18 +142,35 @@ enum TcModeFlag {
 }
 
 pub(super) fn run(command: &Run) -> anyhow::Result<ExitCode> {
+    let reader = log::init(command.log)?;
+    match balance(command, reader) {
+        // A last line that isn't like the others would be lost on it.
+        Err(error) if reader == Reader::Program => {
+            error!(error = format!("{error:#}"), "xlb has failed");
+            Ok(ExitCode::FAILURE)
+        }
+        result => result,
+    }
+}
+
+fn balance(command: &Run, reader: Reader) -> anyhow::Result<ExitCode> {
     let (parsed, overrides) = match read(command).and_then(|it| Ok((it, overrides(command)?))) {
         Ok(read) => read,
         Err(message) => {
-            eprint!("{message}");
+            match reader {
+                Reader::Person => eprint!("{message}"),
+                Reader::Program => error!("{}", message.trim_end()),
+            }
             return Ok(ExitCode::from(USAGE));
         }
     };
-    eprint!("{}", parsed.warnings);
+    match reader {
+        Reader::Person => eprint!("{}", parsed.warnings),
+        Reader::Program => parsed.warnings.lines().iter().for_each(|it| warn!("{it}")),
+    }
     let mut config = parsed.config;
     overrides.apply(&mut config);
     let file = command.config.clone().map(|path| File { path, overrides });
-    log();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -194,18 +218,4 @@ fn overrides(command: &Run) -> Result<Overrides, String> {
             TcModeFlag::Clsact => TcMode::Clsact,
         }),
     })
-}
-
-/// Logs to standard error: state changes, never a line per packet or check.
-/// `RUST_LOG` changes how much.
-fn log() {
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }
