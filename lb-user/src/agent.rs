@@ -20,12 +20,15 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    path::Path,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context as _;
 use tokio::{
     sync::mpsc,
+    task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
 use tracing::{error, info};
@@ -37,12 +40,13 @@ use self::{
     state::{Saved, StateFile},
 };
 use crate::{
-    api::{Request, Server},
+    api::{AdminListener, Handle, Pulse, Request, Socket},
     config::{Config, File},
     dataplane::{Dataplane, Kernel, Pins, Swept},
     health::{CheckResult, Checker},
     host::{Host, HostChanged, HostError, Interface, Netlink},
     instance::Instance,
+    metrics::{Event, Internals},
     reconcile::{self, Balance, Ids, MapState, Problem, Tables, TargetKey},
     registry::{Now, Registry},
 };
@@ -124,8 +128,9 @@ async fn run_claimed(
     }
     // All that can be found wrong before anything is changed.
     let interfaces = agent.look_at_interfaces().await?;
-    let server = tokio::spawn(Server::bind(&instance.socket())?.serve(requests));
+    let mut servers = agent.listen(&instance.socket(), requests).await?;
     let ran = agent.run(&interfaces, signals).await;
+    agent.pulse.set_ready(false);
     let end = match &ran {
         Ok(end) => *end,
         Err(_) if is_adopted => End::Leave,
@@ -138,9 +143,8 @@ async fn run_claimed(
         }
         End::Unload => agent.unload().await,
     };
-    server.abort();
-    // Its socket file is gone once it is dropped.
-    let _ = server.await;
+    // The socket's file is gone once its server is dropped.
+    servers.shutdown().await;
     ran.and(ended).map(|()| end)
 }
 
@@ -181,6 +185,8 @@ struct Agent {
     /// What keeps parts of the configuration from working.
     problems: Vec<String>,
     swept: Swept,
+    /// Entries that sweeps have removed.
+    removed: u64,
     sweep: Background<io::Result<Swept>>,
     last_shortage: Option<Instant>,
     /// What the next agent is told.
@@ -190,6 +196,8 @@ struct Agent {
     requests: mpsc::Receiver<Request>,
     results: mpsc::Receiver<CheckResult<TargetKey>>,
     host_changes: mpsc::Receiver<HostChanged>,
+    internals: Internals,
+    pulse: Arc<Pulse>,
 }
 
 impl Agent {
@@ -206,6 +214,7 @@ impl Agent {
             .watch()
             .context("could not follow the host's changes")?;
         let (sender, results) = mpsc::channel(RESULTS);
+        let checker = Checker::new(sender);
         Ok(Self {
             started: SystemTime::now(),
             applied: MapState::default(),
@@ -219,7 +228,9 @@ impl Agent {
             managed: Vec::new(),
             retiring: BTreeMap::new(),
             qdiscs: BTreeSet::new(),
-            checker: Checker::new(sender),
+            internals: Internals::new(checker.meter().clone()),
+            pulse: Arc::default(),
+            checker,
             registry: Registry::default(),
             draining: BTreeSet::new(),
             slow_starts: BTreeMap::new(),
@@ -228,6 +239,7 @@ impl Agent {
             balances: BTreeMap::new(),
             problems: Vec::new(),
             swept: Swept::default(),
+            removed: 0,
             sweep: Background::default(),
             last_shortage: None,
             state,
@@ -239,6 +251,28 @@ impl Agent {
             file,
             dataplane,
         })
+    }
+
+    /// Begins to answer requests, which wait until the agent serves.
+    async fn listen(
+        &self,
+        socket: &Path,
+        requests: mpsc::Sender<Request>,
+    ) -> anyhow::Result<JoinSet<()>> {
+        let handle = Handle {
+            requests,
+            internals: self.internals.clone(),
+            pulse: Arc::clone(&self.pulse),
+        };
+        let mut servers = JoinSet::new();
+        let socket = Socket::bind(socket)?;
+        if let Some(admin) = self.config.admin {
+            let listener = AdminListener::bind(admin).await?;
+            servers.spawn(listener.serve(handle.clone()));
+            info!(address = %admin.address(), "admin listener");
+        }
+        servers.spawn(socket.serve(handle));
+        Ok(servers)
     }
 
     /// Starts, and serves until it is told to end.
@@ -259,6 +293,7 @@ impl Agent {
                 });
             }
         }
+        self.pulse.set_ready(true);
         info!("ready");
         let end = self.serve(signals).await;
         info!("stopping");
@@ -305,6 +340,7 @@ impl Agent {
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut results = Vec::new();
         loop {
+            self.pulse.beat();
             let (end, write) = (self.next_end(), self.state.next_write());
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -332,6 +368,7 @@ impl Agent {
 
     /// Answers a request; some ask it to end.
     async fn answer(&mut self, request: Request) -> Option<End> {
+        self.internals.handled(Event::Request, 1);
         // Whoever asked may have gone.
         match request {
             Request::Status(answer) => drop(answer.send(self.status())),
@@ -367,6 +404,7 @@ impl Agent {
     }
 
     async fn host_changed(&mut self, host: Result<Host, HostError>) {
+        self.internals.handled(Event::HostChange, 1);
         if self.look_again {
             self.look();
         }

@@ -13,6 +13,7 @@ pub mod health;
 pub mod host;
 pub mod instance;
 pub mod maglev;
+pub mod metrics;
 pub mod reconcile;
 pub mod registry;
 pub mod slow_start;

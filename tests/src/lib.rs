@@ -10,6 +10,7 @@
 //! binary's command line.
 
 pub mod balancer;
+pub mod browser;
 pub mod client;
 pub mod command;
 pub mod directory;
@@ -19,6 +20,7 @@ pub mod iperf;
 pub mod netns;
 pub mod process;
 pub mod programs;
+pub mod prometheus;
 pub mod server;
 pub mod steady;
 pub mod syn_flood;

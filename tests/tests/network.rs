@@ -2,6 +2,7 @@
 //! in network namespaces. They need root, and the release build of `xlb`.
 
 mod network {
+    mod admin;
     mod bystanders;
     mod capabilities;
     mod capacity;
@@ -22,7 +23,9 @@ mod network {
     mod jumbo;
     mod life_cycle;
     mod load;
+    mod logs;
     mod max_segment;
+    mod metrics;
     mod nothing_lost;
     mod operator;
     mod path_mtu;

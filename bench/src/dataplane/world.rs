@@ -185,11 +185,11 @@ impl World {
     }
 
     fn expect_established(&mut self, flows: u64) -> Result<()> {
-        let swept = self.dataplane.sweep()?.run()?;
+        let found = self.dataplane.sweep()?.run()?.flows();
         ensure!(
-            swept.established == flows,
+            found.established == flows,
             "{} flows are established, {flows} are meant",
-            swept.established
+            found.established
         );
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    time::Instant,
 };
 
 use tracing::{error, info, warn};
@@ -10,6 +11,7 @@ use tracing::{error, info, warn};
 use super::{Agent, targets::availability};
 use crate::{
     dataplane::{Swept, XdpHook},
+    metrics::Event,
     reconcile::{self, Balance, Change, Inputs, Problem},
 };
 
@@ -43,12 +45,12 @@ impl Agent {
     }
 
     fn write(&mut self, changes: &[Change]) -> anyhow::Result<()> {
-        self.behind = true;
-        for run in reconcile::runs(changes) {
-            self.apply(run)?;
-        }
-        self.behind = false;
-        Ok(())
+        let start = Instant::now();
+        let mut runs = reconcile::runs(changes);
+        let written = runs.try_for_each(|run| self.apply(run));
+        self.behind = written.is_err();
+        self.internals.applied(start.elapsed(), !self.behind);
+        written
     }
 
     /// Thousands of tables take seconds: signals and requests come between.
@@ -159,31 +161,41 @@ impl Agent {
     /// Sweeps the flow table on a thread of its own; it may take seconds.
     pub(super) fn sweep(&mut self) {
         match self.dataplane.sweep() {
-            Ok(sweep) => self
-                .sweep
-                .start(tokio::task::spawn_blocking(move || sweep.run())),
+            Ok(sweep) => {
+                let internals = self.internals.clone();
+                self.sweep.start(tokio::task::spawn_blocking(move || {
+                    let start = Instant::now();
+                    let swept = sweep.run();
+                    internals.swept(start.elapsed());
+                    swept
+                }));
+            }
             Err(error) => warn!(%error, "could not sweep the flow table"),
         }
     }
 
     pub(super) fn swept(&mut self, result: io::Result<Swept>) {
+        self.internals.handled(Event::Sweep, 1);
         match result {
-            Ok(swept) => self.swept = swept,
+            Ok(swept) => {
+                self.removed += swept.removed;
+                self.swept = swept;
+            }
             Err(error) => warn!(%error, "could not sweep the flow table"),
         }
     }
 }
 
-fn log_balance(group: &str, before: Option<&Balance>, now: &Balance) {
+fn log_balance(target_group: &str, before: Option<&Balance>, now: &Balance) {
     let was_open = before.is_some_and(|before| before.fail_open);
     let (healthy, targets) = (now.healthy, now.targets);
     match (was_open, now.fail_open) {
         (false, true) => warn!(
-            group,
+            target_group,
             healthy, targets, "too few healthy targets: new flows go to all of them"
         ),
         (true, false) => info!(
-            group,
+            target_group,
             healthy, targets, "enough healthy targets: new flows go to them only"
         ),
         _ => {}

@@ -5,7 +5,8 @@ use tracing::{error, info, warn};
 use super::{Agent, addresses, background::Background, remote};
 use crate::{
     api::ReloadError,
-    config::{Config, Diagnostics},
+    config::{Config, Diagnostics, TargetGroup},
+    metrics::Reloaded,
     registry::Now,
 };
 
@@ -15,6 +16,7 @@ impl Agent {
     /// the configuration.
     pub(super) async fn reload(&mut self) -> Result<Diagnostics, ReloadError> {
         let result = self.try_reload().await;
+        self.internals.reloaded(outcome(&result));
         match &result {
             Ok(warnings) => {
                 for warning in warnings.lines() {
@@ -59,10 +61,24 @@ impl Agent {
     fn take_over(&mut self, config: Config) -> anyhow::Result<()> {
         let now = Now::read();
         let before = std::mem::replace(&mut self.config, config);
+        for group in &before.target_groups {
+            let stays = |it: &TargetGroup| it.name == group.name;
+            if !self.config.target_groups.iter().any(stays) {
+                self.internals.forget(&group.name);
+            }
+        }
         self.retire_addresses(&before, now.steady);
         self.register_targets(now);
         let written = self.write_maps();
         self.start_checks();
         written
+    }
+}
+
+fn outcome(result: &Result<Diagnostics, ReloadError>) -> Reloaded {
+    match result {
+        Ok(_) => Reloaded::Applied,
+        Err(ReloadError::Config(_)) => Reloaded::Invalid,
+        Err(_) => Reloaded::Failed,
     }
 }

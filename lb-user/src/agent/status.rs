@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
+use lb_common::counters::DropReason;
 use tracing::warn;
 
 use super::Agent;
@@ -20,6 +21,8 @@ use crate::{
 
 impl Agent {
     pub(super) fn status(&self) -> Status {
+        let flows = self.swept.flows();
+        let passed = DropReason::ALL.iter().filter(|reason| !reason.is_drop());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started,
@@ -32,15 +35,20 @@ impl Agent {
                 .collect(),
             target_groups: self.group_statuses(),
             flows: FlowsStatus {
-                established: self.swept.established,
-                half_open: self.swept.half_open,
+                established: flows.established,
+                half_open: flows.half_open,
                 capacity: self.config.capacity.flows.into(),
+                half_open_capacity: self.config.capacity.half_open_flows.into(),
+                ipv4: self.swept.v4.into(),
+                ipv6: self.swept.v6.into(),
+                swept: self.removed,
             },
             drops: read(self.dataplane.drops())
                 .unwrap_or_default()
                 .into_iter()
                 .map(|(reason, count)| (reason.name().to_owned(), count))
                 .collect(),
+            passed: passed.map(|reason| reason.name().to_owned()).collect(),
             problems: self.all_problems(),
         }
     }

@@ -13,6 +13,7 @@ use crate::{
     address::is_global,
     config::{Target, TargetGroup},
     health::{CheckResult, Health, LocalFault, Outcome, Thresholds, Transition},
+    metrics::Event,
     reconcile::{Availability, TargetKey},
     registry::{Now, Registered, Registration},
 };
@@ -31,9 +32,9 @@ impl Agent {
             log(key, transition);
         }
         for key in &registration.displaced {
-            let (group, target) = (&key.group, key.to_string());
+            let (target_group, target) = (&key.group, key.to_string());
             warn!(
-                group,
+                target_group,
                 target, "its flows end early: raise `targets` under [capacity]"
             );
         }
@@ -68,6 +69,7 @@ impl Agent {
     /// Ends what has gone on long enough: targets that drain, addresses without
     /// a listener, a step of a slow start.
     pub(super) async fn expire(&mut self) {
+        self.internals.handled(Event::Expiry, 1);
         let now = Now::read();
         let steps = !self.slow_starts.is_empty() && now.steady >= self.last_step + STEP;
         if steps {
@@ -75,8 +77,8 @@ impl Agent {
         }
         let ended = self.registry.expire(&self.config, now);
         for key in &ended {
-            let (group, target) = (&key.group, key.to_string());
-            info!(group, target, "drained: its flows end");
+            let (target_group, target) = (&key.group, key.to_string());
+            info!(target_group, target, "drained: its flows end");
         }
         if !ended.is_empty() {
             self.assign_ids();
@@ -104,7 +106,7 @@ impl Agent {
                 };
                 if let Err(error) = self.checker.start(key, address, &group.health_check) {
                     // Validation has tried the path and the host already.
-                    error!(target = %address, %error, "the health check can't be made");
+                    error!(target_group = group.name, target = %address, %error, "the health check can't be made");
                 }
             }
         }
@@ -120,6 +122,7 @@ impl Agent {
 
     /// Applies results and then writes the maps once for all of them.
     pub(super) fn checked(&mut self, results: &mut Vec<CheckResult<TargetKey>>) {
+        self.internals.handled(Event::CheckResult, results.len());
         let mut changes = Vec::new();
         for result in results.drain(..) {
             let change = self.observe(&result);
@@ -147,6 +150,7 @@ impl Agent {
         let mut groups = self.config.target_groups.iter();
         let group = groups.find(|group| group.name == result.key.group)?;
         let thresholds = Thresholds::from(&group.health_check);
+        self.internals.checked(&result.key.group, result.latency);
         self.registry.took(&result.key, result.latency);
         self.registry
             .observe(&result.key, &result.outcome, thresholds, Now::read())
@@ -167,11 +171,20 @@ impl Agent {
 
 /// Says that a target's health has changed.
 fn log(key: &TargetKey, change: &Transition) {
-    let (group, target) = (&key.group, key.to_string());
-    let (from, to) = (change.from, change.to);
-    match change.reason {
-        Some(reason) => warn!(group, target, %from, %to, %reason, "target health changed"),
-        None => info!(group, target, %from, %to, "target health changed"),
+    let (target_group, target) = (&key.group, key.to_string());
+    let (from, to) = (change.from.as_str(), change.to.as_str());
+    let reason = change.reason.map(|reason| reason.code());
+    let description = change.reason.map(|reason| reason.to_string());
+    let description = description.as_deref();
+    match change.to {
+        Health::Unhealthy => warn!(
+            target_group,
+            target, from, to, reason, description, "target health changed"
+        ),
+        _ => info!(
+            target_group,
+            target, from, to, reason, description, "target health changed"
+        ),
     }
 }
 

@@ -67,7 +67,7 @@ impl ClientError {
 /// # Errors
 /// If none answers, in time and in full.
 pub async fn status(path: &Path) -> Result<Status, ClientError> {
-    let answer = ask(path, Method::GET, "/status", Bytes::new()).await?;
+    let answer = ask(path, Method::GET, "/api/status", Bytes::new()).await?;
     Ok(serde_json::from_slice(&answer.accepted()?.body)?)
 }
 
@@ -77,7 +77,7 @@ pub async fn status(path: &Path) -> Result<Status, ClientError> {
 /// # Errors
 /// If none answers, or it couldn't do it for another reason.
 pub async fn reload(path: &Path) -> Result<Result<String, String>, ClientError> {
-    let answer = ask(path, Method::POST, "/reload", Bytes::new()).await?;
+    let answer = ask(path, Method::POST, "/api/reload", Bytes::new()).await?;
     match answer.status {
         INVALID => Ok(Err(answer.text())),
         _ => Ok(Ok(answer.accepted()?.text())),
@@ -90,7 +90,7 @@ pub async fn reload(path: &Path) -> Result<Result<String, String>, ClientError> 
 /// # Errors
 /// If none answers.
 pub async fn unload(path: &Path) -> Result<(), ClientError> {
-    let answer = ask(path, Method::POST, "/unload", Bytes::new()).await?;
+    let answer = ask(path, Method::POST, "/api/unload", Bytes::new()).await?;
     answer.accepted().map(drop)
 }
 
@@ -100,7 +100,7 @@ pub async fn unload(path: &Path) -> Result<(), ClientError> {
 /// If none answers, the packet makes no sense, or it can't be run.
 pub async fn explain(path: &Path, request: &ExplainRequest) -> Result<Explanation, ClientError> {
     let body = serde_json::to_vec(request)?;
-    let answer = ask(path, Method::POST, "/explain", body.into()).await?;
+    let answer = ask(path, Method::POST, "/api/explain", body.into()).await?;
     Ok(serde_json::from_slice(&answer.accepted()?.body)?)
 }
 
@@ -110,7 +110,7 @@ pub async fn explain(path: &Path, request: &ExplainRequest) -> Result<Explanatio
 /// If none answers, or the request makes no sense.
 pub async fn flows(path: &Path, request: &FlowsRequest) -> Result<Lines, ClientError> {
     let body = serde_json::to_vec(request)?;
-    let response = in_time(send(path, Method::POST, "/flows", body.into())).await?;
+    let response = in_time(send(path, Method::POST, "/api/flows", body.into())).await?;
     if response.status() != StatusCode::OK {
         let answer = in_time(whole(response)).await?;
         answer.accepted()?;
@@ -162,7 +162,7 @@ impl Lines {
 /// If none answers, there is no such target, or it couldn't do it.
 pub async fn operate(path: &Path, request: &TargetRequest) -> Result<TargetReport, ClientError> {
     let body = serde_json::to_vec(request)?;
-    let answer = ask(path, Method::POST, "/target", body.into()).await?;
+    let answer = ask(path, Method::POST, "/api/target", body.into()).await?;
     Ok(serde_json::from_slice(&answer.accepted()?.body)?)
 }
 

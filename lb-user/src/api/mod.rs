@@ -1,27 +1,37 @@
-//! The agent's Unix socket: HTTP/1.1, for root only.
+//! What the agent can be asked, by HTTP/1.1: by its Unix socket, which is for
+//! root only, and by the admin listener, where nothing can be changed.
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /status` | [`Status`] |
-//! | `POST /reload` | what is odd about the configuration, or why it isn't applied |
-//! | `POST /unload` | nothing; the agent takes everything back, and ends |
-//! | `POST /explain` with an [`ExplainRequest`] | [`Explanation`] |
-//! | `POST /flows` with a [`FlowsRequest`] | a [`FlowRecord`] a line, or one [`FlowCount`] |
-//! | `POST /target` with a [`TargetRequest`] | [`TargetReport`] |
+//! | `GET /` | the web page |
+//! | `GET /live` | 200, or 503 if the agent is stuck |
+//! | `GET /ready` | 200, or 503 while it starts or stops |
+//! | `GET /metrics` | [metrics](crate::metrics) |
+//! | `GET /api/status` | [`Status`] |
+//! | `POST /api/reload` | what is odd about the configuration, or why it isn't applied |
+//! | `POST /api/unload` | nothing; the agent takes everything back, and ends |
+//! | `POST /api/explain` with an [`ExplainRequest`] | [`Explanation`] |
+//! | `POST /api/flows` with a [`FlowsRequest`] | a [`FlowRecord`] a line, or one [`FlowCount`] |
+//! | `POST /api/target` with a [`TargetRequest`] | [`TargetReport`] |
 //!
 //! What is wrong with a request, or with the configuration, is answered with
 //! 422 and a sentence.
 
+mod admin;
 mod client;
 mod explain;
 mod flows;
+mod pulse;
 mod reload;
+mod response;
 mod server;
+mod socket;
 mod status;
 mod target;
 
 use hyper::StatusCode;
 
+pub use admin::{AdminListenError, AdminListener};
 pub use client::{
     ClientError, Lines, explain as fetch_explanation, flows as fetch_flows, operate, reload,
     status as fetch_status, unload,
@@ -31,11 +41,13 @@ pub use explain::{
     Explainer, Explanation, Facts, Leaving, Selection,
 };
 pub use flows::{Filter, FlowCount, FlowRecord, FlowsError, FlowsReader, FlowsRequest, Names};
+pub use pulse::Pulse;
 pub use reload::ReloadError;
-pub use server::{Request, Server, SocketError};
+pub use server::{Handle, Request};
+pub use socket::{Socket, SocketError};
 pub use status::{
-    ChecksStatus, FlowsStatus, GroupStatus, InterfaceStatus, ListenerStatus, Status, TargetStatus,
-    TrafficStatus,
+    ChecksStatus, FamilyFlowsStatus, FlowsStatus, GroupStatus, InterfaceStatus, ListenerStatus,
+    Status, TargetStatus, TrafficStatus,
 };
 pub use target::{OperateError, TargetReport, TargetRequest};
 

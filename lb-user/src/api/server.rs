@@ -1,44 +1,46 @@
-//! The socket's server: takes requests and passes them to the agent's task.
+//! HTTP/1.1 for the Unix socket and the admin listener alike: takes requests,
+//! and passes to the agent's task what only that can answer.
 
-use std::{
-    convert::Infallible,
-    fs, io,
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{TryStreamExt as _, stream::poll_fn};
-use http_body_util::{BodyExt as _, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt as _, Limited, StreamBody};
 use hyper::{
-    Method, Response, StatusCode,
-    body::{Bytes, Frame, Incoming},
-    header::{CONTENT_TYPE, HeaderValue},
+    Method, Request as HttpRequest, StatusCode,
+    body::{Frame, Incoming},
+    header::HOST,
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::{mpsc, oneshot},
+    io::{AsyncRead, AsyncWrite},
+    sync::{Semaphore, mpsc, oneshot},
+    time::{sleep, timeout},
 };
 use tracing::debug;
 
 use super::{
     ExplainError, ExplainRequest, Explainer, FlowsError, FlowsReader, FlowsRequest, OperateError,
-    ReloadError, Status, TargetReport, TargetRequest,
+    Pulse, ReloadError, Status, TargetReport, TargetRequest,
+    response::{self, Response},
 };
-use crate::config::Diagnostics;
+use crate::{
+    config::Diagnostics,
+    metrics::{self, Internals},
+};
 
+/// Connections of a listener that are served at a time; others wait.
+const CONNECTIONS: usize = 64;
+/// After this a connection is served its last answer, and must have read it
+/// within the other.
+const LONGEST: Duration = Duration::from_secs(300);
+const LAST_ANSWER: Duration = Duration::from_secs(30);
 /// Bytes of a request's body.
 const MAX_REQUEST: usize = 64 * 1024;
 /// Chunks of an answer that wait to be sent.
 const CHUNKS: usize = 4;
-const NOT_SERVING: &str = "the agent is starting or stopping: ask again\n";
-
-/// An answer's body, whole or as it comes.
-type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A request to the agent's task, with the way to answer it.
 #[derive(Debug)]
@@ -61,221 +63,310 @@ pub enum Request {
     ),
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum SocketError {
-    #[error("another xlb is running and answers on {path}: stop it, or give this one --socket")]
-    Taken { path: PathBuf },
-    #[error("{path} is there and is no socket: give --socket a path where no file is")]
-    NoSocket { path: PathBuf },
-    #[error("could not {action} {path}")]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
+/// The agent, as requests reach it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub requests: mpsc::Sender<Request>,
+    pub internals: Internals,
+    pub pulse: Arc<Pulse>,
+}
+
+/// What a listener's clients may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Full,
+    /// Nothing that changes anything.
+    Look {
+        /// Also under a name in the Host header. A web page of somebody else's
+        /// can have its own name lead here, and then read what it gets.
+        by_any_name: bool,
     },
 }
 
-/// The bound socket. Dropping it removes the socket's file.
-#[derive(Debug)]
-pub struct Server {
-    listener: UnixListener,
-    path: PathBuf,
+/// Something to accept connections on.
+pub(super) trait Listen {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
-impl Server {
-    /// Binds `path`, readable and writable by its owner only. A socket that a
-    /// dead agent has left is replaced.
-    ///
-    /// # Errors
-    /// If another agent answers there, something else than a socket is there,
-    /// or the path can't be bound.
-    pub fn bind(path: &Path) -> Result<Self, SocketError> {
-        let failed = |action| failed(path, action);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(failed("create the folder of"))?;
-        }
-        remove_stale(path)?;
-        let listener = UnixListener::bind(path).map_err(failed("bind"))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-            .map_err(failed("set the permissions of"))?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-        })
-    }
-
-    /// Serves until the agent is gone.
-    pub async fn serve(self, agent: mpsc::Sender<Request>) {
-        loop {
-            let stream = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                () = agent.closed() => return,
-            };
-            match stream {
-                Ok((stream, _)) => {
-                    tokio::spawn(connection(stream, agent.clone()));
-                }
-                Err(error) => {
-                    debug!(%error, "could not accept on the socket");
-                    // Out of file descriptors, most likely: don't spin.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+/// Serves until the agent is gone.
+pub(super) async fn serve(listener: &impl Listen, handle: Handle, access: Access) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accepted = async {
+            let place = Arc::clone(&room).acquire_owned().await;
+            (listener.accept().await, place)
+        };
+        let (stream, place) = tokio::select! {
+            accepted = accepted => accepted,
+            () = handle.requests.closed() => return,
+        };
+        match stream {
+            Ok(stream) => {
+                let connection = connection(stream, handle.clone(), access);
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                debug!(%error, "could not accept a connection");
+                // Out of file descriptors, most likely: don't spin.
+                sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may be gone already; there is nobody to tell.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-fn failed(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> SocketError {
-    move |source| SocketError::Io {
-        action,
-        path: path.to_owned(),
-        source,
-    }
-}
-
-/// Removes a socket that nobody listens on, and nothing else.
-fn remove_stale(path: &Path) -> Result<(), SocketError> {
-    // Not through a symbolic link: it would be the link that is removed.
-    let file = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        file => file.map_err(failed(path, "look at"))?,
-    };
-    let path = path.to_owned();
-    if !file.file_type().is_socket() {
-        return Err(SocketError::NoSocket { path });
-    }
-    match std::os::unix::net::UnixStream::connect(&path) {
-        Ok(_) => Err(SocketError::Taken { path }),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(&path).map_err(failed(&path, "remove the stale socket"))
-        }
-        // A full queue, or rights that are missing: somebody may listen.
-        Err(error) => Err(failed(&path, "find out whether anyone listens on")(error)),
-    }
-}
-
-async fn connection(stream: UnixStream, agent: mpsc::Sender<Request>) {
-    let service = service_fn(|request| answer(request, agent.clone()));
-    let served = http1::Builder::new()
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    handle: Handle,
+    access: Access,
+) {
+    let service = service_fn(|request| answer(request, &handle, access));
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(5))
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = sleep(LONGEST) => {
+            connection.as_mut().graceful_shutdown();
+            timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
+        }
+    };
     if let Err(error) = served {
-        debug!(%error, "a request on the socket failed");
+        debug!(%error, "a connection failed");
     }
 }
 
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Page,
+    Live,
+    Ready,
+    Metrics,
+    Status,
+    Reload,
+    Unload,
+    Explain,
+    Flows,
+    Target,
+}
+
+static ROUTES: [(&str, Method, Route); 10] = [
+    ("/", Method::GET, Route::Page),
+    ("/live", Method::GET, Route::Live),
+    ("/ready", Method::GET, Route::Ready),
+    ("/metrics", Method::GET, Route::Metrics),
+    ("/api/status", Method::GET, Route::Status),
+    ("/api/reload", Method::POST, Route::Reload),
+    ("/api/unload", Method::POST, Route::Unload),
+    ("/api/explain", Method::POST, Route::Explain),
+    ("/api/flows", Method::POST, Route::Flows),
+    ("/api/target", Method::POST, Route::Target),
+];
+
 async fn answer(
-    request: hyper::Request<Incoming>,
-    agent: mpsc::Sender<Request>,
-) -> Result<Response<Body>, Infallible> {
-    Ok(match (request.method(), request.uri().path()) {
-        (&Method::GET, "/status") => status(&agent).await,
-        (&Method::POST, "/reload") => reload(&agent).await,
-        (&Method::POST, "/unload") => unload(&agent).await,
-        (&Method::POST, "/explain") => explain(&agent, request.into_body()).await,
-        (&Method::POST, "/flows") => flows(&agent, request.into_body()).await,
-        (&Method::POST, "/target") => operate(&agent, request.into_body()).await,
-        (_, "/status") => text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n"),
-        (_, "/explain" | "/flows" | "/reload" | "/target" | "/unload") => {
-            text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n")
-        }
-        _ => text(
-            StatusCode::NOT_FOUND,
-            "there are only /status, /explain, /flows, /reload, /target and /unload\n",
-        ),
+    request: HttpRequest<Incoming>,
+    handle: &Handle,
+    access: Access,
+) -> Result<Response, Infallible> {
+    let route = access.admit(&request).and_then(|()| route(&request));
+    Ok(match route {
+        Err(refusal) => refusal.response(),
+        Ok(Route::Page) => response::page(),
+        Ok(Route::Live) => well(handle.pulse.is_live(), "the agent is stuck"),
+        Ok(Route::Ready) => well(handle.pulse.is_ready(), "the agent is starting or stopping"),
+        Ok(Route::Metrics) => metrics(handle).await,
+        Ok(Route::Status) => status(handle).await,
+        Ok(Route::Reload) => reload(handle).await,
+        Ok(Route::Unload) => unload(handle).await,
+        Ok(Route::Explain) => explain(handle, request.into_body()).await,
+        Ok(Route::Flows) => flows(handle, request.into_body()).await,
+        Ok(Route::Target) => operate(handle, request.into_body()).await,
     })
 }
 
+fn route<B>(request: &HttpRequest<B>) -> Result<Route, Refusal> {
+    let path = request.uri().path();
+    let known = ROUTES.iter().find(|(known, ..)| *known == path);
+    let (_, method, route) = known.ok_or(Refusal::Path)?;
+    match is_look(request) == (*method == Method::GET) {
+        true => Ok(*route),
+        false => Err(Refusal::Method(method)),
+    }
+}
+
+fn is_look<B>(request: &HttpRequest<B>) -> bool {
+    [Method::GET, Method::HEAD].contains(request.method())
+}
+
+impl Access {
+    fn admit<B>(self, request: &HttpRequest<B>) -> Result<(), Refusal> {
+        let Self::Look { by_any_name } = self else {
+            return Ok(());
+        };
+        if !is_look(request) {
+            return Err(Refusal::Change);
+        }
+        let host = request.headers().get(HOST);
+        let host = host.map(|host| host.to_str().unwrap_or_default());
+        match by_any_name || host.is_none_or(is_nobodys_name) {
+            true => Ok(()),
+            false => Err(Refusal::Name),
+        }
+    }
+}
+
+/// Why a request isn't answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// There is no such path.
+    Path,
+    /// The path wants this method.
+    Method(&'static Method),
+    /// It would change something, and this listener's clients only look.
+    Change,
+    /// It calls this listener by a name.
+    Name,
+}
+
+impl Refusal {
+    fn response(self) -> Response {
+        let (status, text) = match self {
+            Self::Path => {
+                let known = ROUTES.each_ref().map(|(path, ..)| *path).join(", ");
+                (StatusCode::NOT_FOUND, format!("there are only {known}\n"))
+            }
+            Self::Method(method) => {
+                let text = format!("use {method}\n");
+                (StatusCode::METHOD_NOT_ALLOWED, text)
+            }
+            Self::Change => {
+                let text = "nothing can be changed by way of the admin listener: use xlb's \
+                            commands\n";
+                (StatusCode::FORBIDDEN, text.to_owned())
+            }
+            Self::Name => {
+                let text = "use this host's address, or localhost, or allow names with \
+                            `admin_allow_remote = true`\n";
+                (StatusCode::MISDIRECTED_REQUEST, text.to_owned())
+            }
+        };
+        response::text(status, &text)
+    }
+}
+
+/// Whether a Host header has an address, or `localhost`: nobody can have those
+/// lead elsewhere.
+fn is_nobodys_name(host: &str) -> bool {
+    let port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let name = match host.rsplit_once(':') {
+        Some((name, digits)) if port(digits) => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    name.eq_ignore_ascii_case("localhost") || bare.unwrap_or(name).parse::<IpAddr>().is_ok()
+}
+
 /// The agent's answer; `None` if it is stopping.
-async fn ask<T>(
-    agent: &mpsc::Sender<Request>,
-    request: impl FnOnce(oneshot::Sender<T>) -> Request,
-) -> Option<T> {
+async fn ask<T>(handle: &Handle, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
-    agent.send(request(sender)).await.ok()?;
+    handle.requests.send(request(sender)).await.ok()?;
     receiver.await.ok()
 }
 
-async fn reload(agent: &mpsc::Sender<Request>) -> Response<Body> {
-    match ask(agent, Request::Reload).await {
-        Some(Ok(warnings)) => text(StatusCode::OK, &warnings.to_string()),
-        Some(Err(error)) => text(error.status(), &error.to_string()),
-        None => not_serving(),
+fn well(is_well: bool, else_what: &str) -> Response {
+    match is_well {
+        true => response::text(StatusCode::OK, "ok\n"),
+        false => response::text(StatusCode::SERVICE_UNAVAILABLE, &format!("{else_what}\n")),
     }
 }
 
-async fn unload(agent: &mpsc::Sender<Request>) -> Response<Body> {
-    match ask(agent, Request::Unload).await {
-        Some(()) => text(StatusCode::ACCEPTED, "unloading\n"),
-        None => not_serving(),
+async fn metrics(handle: &Handle) -> Response {
+    let Some(status) = ask(handle, Request::Status).await else {
+        return response::not_serving();
+    };
+    match metrics::encode(status, &handle.internals) {
+        Ok(text) => response::typed(metrics::CONTENT_TYPE, response::full(text)),
+        Err(error) => response::failed(&error),
     }
 }
 
-async fn status(agent: &mpsc::Sender<Request>) -> Response<Body> {
-    match ask(agent, Request::Status).await {
+async fn status(handle: &Handle) -> Response {
+    match ask(handle, Request::Status).await {
         Some(status) => json(&status),
-        None => not_serving(),
+        None => response::not_serving(),
+    }
+}
+
+async fn reload(handle: &Handle) -> Response {
+    match ask(handle, Request::Reload).await {
+        Some(Ok(warnings)) => response::text(StatusCode::OK, &warnings.to_string()),
+        Some(Err(error)) => response::text(error.status(), &error.to_string()),
+        None => response::not_serving(),
+    }
+}
+
+async fn unload(handle: &Handle) -> Response {
+    match ask(handle, Request::Unload).await {
+        Some(()) => response::text(StatusCode::ACCEPTED, "unloading\n"),
+        None => response::not_serving(),
     }
 }
 
 /// Runs a packet through a replica, which is loaded on a thread of its own.
-async fn explain(agent: &mpsc::Sender<Request>, body: Incoming) -> Response<Body> {
+async fn explain(handle: &Handle, body: Incoming) -> Response {
     let request = match read(body).await {
         Ok(request) => request,
-        Err(error) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+        Err(error) => return response::text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
     };
-    let explained = match ask(agent, |answer| Request::Explain(request, answer)).await {
+    let explained = match ask(handle, |answer| Request::Explain(request, answer)).await {
         Some(Ok(explainer)) => tokio::task::spawn_blocking(move || explainer.run()).await,
         Some(Err(error)) => Ok(Err(error)),
-        None => return not_serving(),
+        None => return response::not_serving(),
     };
     match explained {
         Ok(Ok(explanation)) => json(&explanation),
-        Ok(Err(error)) => text(
+        Ok(Err(error)) => response::text(
             error.status(),
             &format!("{:#}\n", anyhow::Error::from(error)),
         ),
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        Err(error) => response::failed(&error),
     }
 }
 
 /// Sends the flows as they are read, on a thread of its own.
-async fn flows(agent: &mpsc::Sender<Request>, body: Incoming) -> Response<Body> {
+async fn flows(handle: &Handle, body: Incoming) -> Response {
     let request = match read(body).await {
         Ok(request) => request,
-        Err(error) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+        Err(error) => return response::text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
     };
-    let reader = match ask(agent, |answer| Request::Flows(request, answer)).await {
+    let reader = match ask(handle, |answer| Request::Flows(request, answer)).await {
         Some(Ok(reader)) => reader,
-        Some(Err(error)) => return text(error.status(), &format!("{error}\n")),
-        None => return not_serving(),
+        Some(Err(error)) => return response::text(error.status(), &format!("{error}\n")),
+        None => return response::not_serving(),
     };
     let (sender, mut lines) = mpsc::channel(CHUNKS);
     tokio::task::spawn_blocking(move || reader.run(&sender));
     let lines = poll_fn(move |context| lines.poll_recv(context));
     let body = StreamBody::new(lines.map_ok(Frame::data));
-    typed(body.boxed_unsync(), "application/x-ndjson")
+    response::typed("application/x-ndjson", body.boxed_unsync())
 }
 
-async fn operate(agent: &mpsc::Sender<Request>, body: Incoming) -> Response<Body> {
+async fn operate(handle: &Handle, body: Incoming) -> Response {
     let request = match read(body).await {
         Ok(request) => request,
-        Err(error) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+        Err(error) => return response::text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
     };
-    match ask(agent, |answer| Request::Operate(request, answer)).await {
+    match ask(handle, |answer| Request::Operate(request, answer)).await {
         Some(Ok(report)) => json(&report),
-        Some(Err(error)) => text(error.status(), &format!("{error}\n")),
-        None => not_serving(),
+        Some(Err(error)) => response::text(error.status(), &format!("{error}\n")),
+        None => response::not_serving(),
     }
 }
 
@@ -287,84 +378,75 @@ async fn read<T: DeserializeOwned>(
     Ok(serde_json::from_slice(&body.to_bytes())?)
 }
 
-fn json(value: &impl Serialize) -> Response<Body> {
+fn json(value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
-        Ok(json) => typed(full(json), "application/json"),
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        Ok(json) => response::typed("application/json", response::full(json)),
+        Err(error) => response::failed(&error),
     }
-}
-
-fn typed(body: Body, content_type: &'static str) -> Response<Body> {
-    let mut response = Response::new(body);
-    let content_type = HeaderValue::from_static(content_type);
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
-    response
-}
-
-fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::from(bytes.into())
-        .map_err(|never| match never {})
-        .boxed_unsync()
-}
-
-fn not_serving() -> Response<Body> {
-    text(StatusCode::SERVICE_UNAVAILABLE, NOT_SERVING)
-}
-
-fn text(status: StatusCode, body: &str) -> Response<Body> {
-    let mut response = Response::new(full(body.to_owned()));
-    *response.status_mut() = status;
-    response
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener as StdListener;
-
     use super::*;
 
-    struct Folder(PathBuf);
+    fn ask_as(method: Method, target: &str, host: Option<&str>) -> HttpRequest<()> {
+        let mut request = HttpRequest::builder().method(method).uri(target);
+        if let Some(host) = host {
+            request = request.header(HOST, host);
+        }
+        request.body(()).unwrap()
+    }
 
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let folder = std::env::temp_dir().join(format!("xlb-{name}-{}", std::process::id()));
-            fs::create_dir_all(&folder).unwrap();
-            Self(folder)
+    #[test]
+    fn the_admin_listener_only_shows() {
+        let look = Access::Look { by_any_name: false };
+        for (path, method, _) in &ROUTES {
+            let request = ask_as(method.clone(), path, Some("127.0.0.1:9800"));
+            assert!(Access::Full.admit(&request).is_ok());
+            assert_eq!(
+                look.admit(&request).is_ok(),
+                *method == Method::GET,
+                "{path}"
+            );
+        }
+        let head = ask_as(Method::HEAD, "/metrics", None);
+        assert!(look.admit(&head).is_ok());
+        assert_eq!(route(&head).unwrap(), Route::Metrics);
+    }
+
+    #[test]
+    fn nobody_elses_name_leads_here() {
+        for (host, admitted) in [
+            ("127.0.0.1", true),
+            ("127.0.0.1:9800", true),
+            ("[::1]:9800", true),
+            ("[::1]", true),
+            ("LocalHost:9800", true),
+            ("evil.example:9800", false),
+            ("evil.example", false),
+            ("localhost.evil.example", false),
+            ("127.0.0.1.evil.example", false),
+            ("", false),
+        ] {
+            let request = ask_as(Method::GET, "/", Some(host));
+            let admit = |by_any_name| Access::Look { by_any_name }.admit(&request).is_ok();
+            assert_eq!(admit(false), admitted, "{host}");
+            assert!(admit(true), "{host}");
         }
     }
 
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
+    #[test]
+    fn a_wrong_method_or_path_is_said() {
+        let status = |method, path| route(&ask_as(method, path, None));
+        assert_eq!(status(Method::GET, "/api/status"), Ok(Route::Status));
+        assert_eq!(status(Method::POST, "/api/reload"), Ok(Route::Reload));
+        for (method, path, code) in [
+            (Method::GET, "/api/reload", StatusCode::METHOD_NOT_ALLOWED),
+            (Method::POST, "/metrics", StatusCode::METHOD_NOT_ALLOWED),
+            (Method::GET, "/status", StatusCode::NOT_FOUND),
+        ] {
+            let refusal = status(method, path).unwrap_err();
+            assert_eq!(refusal.response().status(), code, "{path}");
         }
-    }
-
-    #[tokio::test]
-    async fn only_a_stale_socket_is_replaced() {
-        let folder = Folder::new("stale");
-        let path = folder.0.join("new/xlb.sock");
-        drop(Server::bind(&path).unwrap());
-        assert!(!path.exists(), "the server removes its own socket");
-
-        drop(StdListener::bind(&path).unwrap());
-        let server = Server::bind(&path).expect("nobody listens any more");
-        let second = Server::bind(&path).unwrap_err();
-        assert!(matches!(second, SocketError::Taken { .. }), "{second}");
-        assert!(path.exists(), "the first one's socket stays");
-        drop(server);
-    }
-
-    #[tokio::test]
-    async fn nothing_else_is_removed() {
-        let folder = Folder::new("file");
-        let (file, link) = (folder.0.join("passwd"), folder.0.join("link"));
-        fs::write(&file, "precious").unwrap();
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        for path in [&file, &link, &folder.0] {
-            let error = Server::bind(path).unwrap_err();
-            assert!(matches!(error, SocketError::NoSocket { .. }), "{error}");
-        }
-        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
-        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     }
 }

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, time::SystemTime};
 use lb_common::counters::Traffic;
 use serde::{Deserialize, Serialize};
 
+use crate::dataplane::FamilyFlows;
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
@@ -17,6 +19,10 @@ pub struct Status {
     pub flows: FlowsStatus,
     /// Packets by drop reason.
     pub drops: BTreeMap<String, u64>,
+    /// Those drop reasons whose packets were passed to the kernel; packets of
+    /// all others were dropped.
+    #[serde(default)]
+    pub passed: Vec<String>,
     /// What keeps parts of the configuration from working, one sentence each.
     pub problems: Vec<String>,
 }
@@ -122,8 +128,37 @@ pub struct TrafficStatus {
 pub struct FlowsStatus {
     pub established: u64,
     pub half_open: u64,
-    /// Established flows that fit.
+    /// Flows of each address family that fit.
     pub capacity: u64,
+    #[serde(default)]
+    pub half_open_capacity: u64,
+    #[serde(default)]
+    pub ipv4: FamilyFlowsStatus,
+    #[serde(default)]
+    pub ipv6: FamilyFlowsStatus,
+    /// Entries, two a flow, that sweeps have removed.
+    #[serde(default)]
+    pub swept: u64,
+}
+
+/// Flows of one address family.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct FamilyFlowsStatus {
+    pub established: u64,
+    pub half_open: u64,
+}
+
+impl From<FamilyFlows> for FamilyFlowsStatus {
+    fn from(count: FamilyFlows) -> Self {
+        let FamilyFlows {
+            established,
+            half_open,
+        } = count;
+        Self {
+            established,
+            half_open,
+        }
+    }
 }
 
 impl From<Traffic> for TrafficStatus {

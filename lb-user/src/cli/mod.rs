@@ -5,6 +5,7 @@ mod completions;
 mod doctor;
 mod explain;
 mod flows;
+mod log;
 mod rates;
 mod reload;
 mod run;

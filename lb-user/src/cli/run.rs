@@ -1,15 +1,18 @@
 //! `xlb run`: the agent.
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use tracing::{error, warn};
 
-use super::{Bpffs, Socket, USAGE};
+use super::{
+    Bpffs, Socket, USAGE,
+    log::{self, Reader},
+};
 use crate::{
     agent, capabilities,
-    config::{self, File, Flags, Overrides, TcMode, XdpMode},
+    config::{self, Admin, File, Flags, Overrides, TcMode, XdpMode},
     dataplane,
 };
 
@@ -17,8 +20,8 @@ use crate::{
 ///
 /// With --config the file says what to do; without it --interface, --listen and
 /// --target do. Needs root, or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_NET_RAW,
-/// and gives up every other capability. Logs to standard error. SIGHUP makes it read the
-/// file again, as `xlb reload` does.
+/// and gives up every other capability. SIGHUP makes it read the file again, as
+/// `xlb reload` does.
 ///
 /// Ended by SIGTERM, or killed, it leaves traffic as it is, and the next agent
 /// takes over without a packet lost. Ctrl-C and `xlb unload` end that.
@@ -36,6 +39,7 @@ Signals:
 
 Environment:
   RUST_LOG  what to log: error, warn, info (default), debug or trace
+  XLB_LOG   the same as --log
   XLB_INSTANCE, XLB_RUN_DIR, XLB_SOCKET, XLB_BPFFS  the same as the options
 
 Examples:
@@ -71,6 +75,18 @@ pub(super) struct Run {
     /// Take out of the kernel first what is at work there: all flows end
     #[arg(long)]
     replace: bool,
+
+    /// Serve metrics and a web page at this address, as 127.0.0.1:9800; overrides the configuration
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<String>,
+
+    /// Let --admin be an address that other machines can reach
+    #[arg(long, requires = "admin")]
+    admin_allow_remote: bool,
+
+    /// How to log
+    #[arg(long, value_name = "FORMAT", default_value = "auto", env = "XLB_LOG")]
+    log: log::Format,
 
     #[command(flatten)]
     socket: Socket,
@@ -141,19 +157,35 @@ enum TcModeFlag {
 }
 
 pub(super) fn run(command: &Run) -> anyhow::Result<ExitCode> {
-    let parsed = match read(command) {
-        Ok(parsed) => parsed,
+    let reader = log::init(command.log)?;
+    match balance(command, reader) {
+        // A last line that isn't like the others would be lost on it.
+        Err(error) if reader == Reader::Program => {
+            error!(error = format!("{error:#}"), "xlb has failed");
+            Ok(ExitCode::FAILURE)
+        }
+        result => result,
+    }
+}
+
+fn balance(command: &Run, reader: Reader) -> anyhow::Result<ExitCode> {
+    let (parsed, overrides) = match read(command).and_then(|it| Ok((it, overrides(command)?))) {
+        Ok(read) => read,
         Err(message) => {
-            eprint!("{message}");
+            match reader {
+                Reader::Person => eprint!("{message}"),
+                Reader::Program => error!("{}", message.trim_end()),
+            }
             return Ok(ExitCode::from(USAGE));
         }
     };
-    eprint!("{}", parsed.warnings);
+    match reader {
+        Reader::Person => eprint!("{}", parsed.warnings),
+        Reader::Program => parsed.warnings.lines().iter().for_each(|it| warn!("{it}")),
+    }
     let mut config = parsed.config;
-    let overrides = overrides(command);
     overrides.apply(&mut config);
     let file = command.config.clone().map(|path| File { path, overrides });
-    log();
     let instance = command.socket.instance(&command.bpffs);
     // It may have to be mounted, which takes a capability that is given up.
     dataplane::mount_bpffs(&instance.bpffs)?;
@@ -189,8 +221,12 @@ fn read(command: &Run) -> Result<config::Parsed, String> {
     config::from_flags(&flags).map_err(|error| error.to_string())
 }
 
-fn overrides(command: &Run) -> Overrides {
-    Overrides {
+fn overrides(command: &Run) -> Result<Overrides, String> {
+    let admin = command.admin.as_deref();
+    let admin = admin.map(|text| Admin::new(text, command.admin_allow_remote));
+    let admin = admin.transpose();
+    Ok(Overrides {
+        admin: admin.map_err(|error| format!("error: --admin: {error}\n"))?,
         xdp_mode: command.xdp_mode.map(|mode| match mode {
             XdpModeFlag::Auto => XdpMode::Auto,
             XdpModeFlag::Native => XdpMode::Native,
@@ -201,19 +237,5 @@ fn overrides(command: &Run) -> Overrides {
             TcModeFlag::Tcx => TcMode::Tcx,
             TcModeFlag::Clsact => TcMode::Clsact,
         }),
-    }
-}
-
-/// Logs to standard error: state changes, never a line per packet or check.
-/// `RUST_LOG` changes how much.
-fn log() {
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    })
 }

@@ -5,8 +5,8 @@ use std::{ops::Range, path::PathBuf};
 use toml::{Spanned, de::DeTable};
 
 use super::{
-    Config, Diagnostics, Error, Parsed, TargetGroup, TcMode, XdpMode, diagnostic::Diagnostic,
-    parse, read_text,
+    Admin, Config, Diagnostics, Error, Parsed, TargetGroup, TcMode, XdpMode,
+    diagnostic::Diagnostic, parse, read_text,
 };
 
 /// What the command line says in the configuration's stead.
@@ -14,12 +14,14 @@ use super::{
 pub struct Overrides {
     pub xdp_mode: Option<XdpMode>,
     pub tc_mode: Option<TcMode>,
+    pub admin: Option<Admin>,
 }
 
 impl Overrides {
     pub fn apply(self, config: &mut Config) {
         config.xdp_mode = self.xdp_mode.unwrap_or(config.xdp_mode);
         config.tc_mode = self.tc_mode.unwrap_or(config.tc_mode);
+        config.admin = self.admin.or(config.admin);
     }
 }
 
@@ -62,6 +64,7 @@ fn fixed(text: &str, running: &Config, new: &Config) -> Vec<Diagnostic> {
         ("interface", running.interfaces != new.interfaces),
         ("xdp_mode", running.xdp_mode != new.xdp_mode),
         ("tc_mode", running.tc_mode != new.tc_mode),
+        ("admin", running.admin != new.admin),
         ("capacity.listeners", before.listeners != after.listeners),
         ("capacity.targets", before.targets != after.targets),
         ("capacity.flows", before.flows != after.flows),

@@ -3,6 +3,7 @@
 //! Every error is collected, with its place in the file, before anything is
 //! given up; only what has none becomes a [`Config`].
 
+mod admin;
 mod diagnostic;
 mod file;
 mod flags;
@@ -18,6 +19,7 @@ use std::{
     path::Path,
 };
 
+pub use admin::{Admin, AdminError};
 pub use diagnostic::{Diagnostic, Diagnostics, Finding, Severity};
 pub use file::{File, Overrides};
 pub use flags::{Flags, FlagsError, from_flags};

@@ -6,7 +6,7 @@ use std::{fmt, net::IpAddr, num::NonZeroU16, ops::RangeInclusive, sync::Arc, tim
 use lb_common::limits::{DEFAULT_FLOWS, DEFAULT_HALF_OPEN_FLOWS};
 pub use lb_common::{security_group::Rule, target::Encapsulation};
 
-use super::TlsProbe;
+use super::{Admin, TlsProbe};
 use crate::address::{Family, Prefix};
 
 /// Everything that the agent needs to know, consistent in itself. What depends
@@ -21,6 +21,8 @@ pub struct Config {
     /// Add a listener's address to the first interface while xlb runs, if no
     /// interface has it.
     pub manage_address: bool,
+    /// Where metrics and the web page are, if anywhere.
+    pub admin: Option<Admin>,
     pub listeners: Vec<Listener>,
     pub target_groups: Vec<TargetGroup>,
     pub security_groups: Vec<SecurityGroup>,

@@ -24,6 +24,7 @@ use lb_common::limits::{DEFAULT_SOURCE_PORTS, MAX_FLOWS, MAX_LISTENERS, MAX_TARG
 use toml::de::DeTable;
 
 use super::{
+    Admin,
     diagnostic::Diagnostic,
     model::*,
     reader::{At, Section},
@@ -70,6 +71,7 @@ fn read(root: Section<'_>, folder: &Path) -> Option<Config> {
         .word("tc_mode", &["auto", "tcx", "clsact"])
         .map(|word| tc[word]);
     let manage_address = root.boolean("manage_address").unwrap_or(true);
+    let admin = admin(&root);
     let hash_key = hash_key(&root);
     let capacity = capacity(&root);
     let timeouts = timeouts(&root);
@@ -85,6 +87,7 @@ fn read(root: Section<'_>, folder: &Path) -> Option<Config> {
         xdp_mode: xdp_mode.unwrap_or_default(),
         tc_mode: tc_mode.unwrap_or_default(),
         manage_address,
+        admin,
         listeners: listeners
             .into_iter()
             .map(|listener| listener.value)
@@ -145,6 +148,14 @@ fn interfaces(root: &Section<'_>) -> Vec<String> {
         }
     }
     interfaces
+}
+
+fn admin(root: &Section<'_>) -> Option<Admin> {
+    let allow_remote = root.boolean("admin_allow_remote").unwrap_or(false);
+    let text = root.text("admin")?;
+    Admin::new(text.value, allow_remote)
+        .map_err(|error| root.report(Diagnostic::error(text.span, error.to_string())))
+        .ok()
 }
 
 fn hash_key(root: &Section<'_>) -> u64 {

@@ -38,7 +38,7 @@ pub use kernel::Kernel;
 pub use listing::{Flow, FlowState, Listing};
 pub use pins::Pins;
 pub use replica::{Action, Arrival, Model, Outcome, Replica, ReplicaError};
-pub use sweep::{Sweep, Swept};
+pub use sweep::{FamilyFlows, Sweep, Swept};
 
 use self::{resize::Resize, shape::Resized};
 use crate::{

@@ -4,6 +4,7 @@
 //! about memory and source ports, and about clients that wait for a target that
 //! is lost (see `nudge`). It has handles of its own and may run on any thread.
 
+mod found;
 mod nudge;
 
 use std::{
@@ -25,6 +26,7 @@ use super::{
     flows::{BATCH, FlowTables, Flows},
     syscall::{self, Batches},
 };
+pub use found::{FamilyFlows, Swept};
 use nudge::Nudge;
 use tracing::warn;
 
@@ -32,18 +34,6 @@ use tracing::warn;
 /// it is there, its client is told of its end by a RST. Without it the next
 /// packet would be taken for one of a flow that another node has begun.
 const TOLD: u32 = 60;
-
-/// What a sweep found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Flows that are left.
-    pub established: u64,
-    pub half_open: u64,
-    /// The established ones by target id.
-    pub by_target: Vec<u64>,
-    /// Entries that were removed.
-    pub removed: u64,
-}
 
 /// A sweep that is ready to run.
 #[derive(Debug)]
@@ -93,8 +83,8 @@ impl Sweep {
             ..Swept::default()
         };
         let before = self.counts()?;
-        self.family(&self.flows.v4, &judge, &mut swept)?;
-        self.family(&self.flows.v6, &judge, &mut swept)?;
+        swept.v4 = self.family(&self.flows.v4, &judge, &mut swept)?;
+        swept.v6 = self.family(&self.flows.v6, &judge, &mut swept)?;
         self.correct_counts(&before, &mut swept.by_target)?;
         Ok(swept)
     }
@@ -133,21 +123,19 @@ impl Sweep {
         tables: &FlowTables<A>,
         judge: &Judge,
         swept: &mut Swept,
-    ) -> io::Result<()>
+    ) -> io::Result<FamilyFlows>
     where
         FlowKey<A>: Pod,
         FlowEntry<A>: Pod,
     {
         let Swept {
-            established,
-            half_open,
-            by_target,
-            removed,
+            by_target, removed, ..
         } = swept;
+        let mut count = FamilyFlows::default();
         let mut nudge = None;
         let table = tables.established.as_fd();
         self.table(table, judge, removed, |key: &FlowKey<A>, entry| {
-            *established += 1;
+            count.established += 1;
             if self.has_just_lost_target(key, entry) {
                 nudge.get_or_insert_with(|| Nudges::new(key)).send(key);
             }
@@ -157,7 +145,10 @@ impl Sweep {
             }
         })?;
         let table = tables.half_open.as_fd();
-        self.table(table, judge, removed, |_: &FlowKey<A>, _| *half_open += 1)
+        self.table(table, judge, removed, |_: &FlowKey<A>, _| {
+            count.half_open += 1;
+        })?;
+        Ok(count)
     }
 
     /// Sweeps one table and tells of each flow that is left in it.

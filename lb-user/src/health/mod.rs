@@ -14,5 +14,5 @@ pub mod state;
 
 pub use probe::{PrepareError, Prober};
 pub use reason::{LocalFault, Outcome, Reason};
-pub use scheduler::{CheckResult, Checker, Started};
+pub use scheduler::{CheckResult, Checker, Meter, Started};
 pub use state::{Health, TargetHealth, Thresholds, Transition};

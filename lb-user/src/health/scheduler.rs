@@ -2,6 +2,7 @@
 //! sends the result. Checks of one target can't overlap, because its task does
 //! one thing at a time, and stopping it drops whatever it is doing.
 
+mod meter;
 mod pace;
 
 use std::{
@@ -18,6 +19,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+pub use self::meter::Meter;
 use self::pace::{Jitter, Pacer};
 use super::{
     probe::{PrepareError, Prober},
@@ -51,6 +53,7 @@ pub enum Started {
 #[derive(Debug)]
 pub struct Checker<K> {
     results: mpsc::Sender<CheckResult<K>>,
+    meter: Meter,
     runs: HashMap<K, Run>,
     next_run: u64,
     pacer: Pacer,
@@ -78,11 +81,18 @@ impl<K: Clone + Eq + Hash + Send + 'static> Checker<K> {
     pub fn new(results: mpsc::Sender<CheckResult<K>>) -> Self {
         Self {
             results,
+            meter: Meter::default(),
             runs: HashMap::new(),
             next_run: 0,
             pacer: Pacer::default(),
             jitter_seed: RandomState::new(),
         }
+    }
+
+    /// What is counted of its checks.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// Checks `key` at `address` from now on: at once, unless many start
@@ -117,6 +127,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Checker<K> {
             key: key.clone(),
             run: id,
             results: self.results.clone(),
+            meter: self.meter.clone(),
         };
         let task =
             tokio::spawn(check_forever(Arc::clone(&prober), schedule, report)).abort_handle();
@@ -176,15 +187,18 @@ struct Report<K> {
     key: K,
     run: u64,
     results: mpsc::Sender<CheckResult<K>>,
+    meter: Meter,
 }
 
 async fn check_forever<K: Clone>(check: impl Check, mut schedule: Schedule, report: Report<K>) {
-    sleep_until(schedule.first).await;
+    let mut next = schedule.first;
     loop {
+        sleep_until(next).await;
         let start = Instant::now();
+        report.meter.began(start - next, schedule.interval);
         // On the heap, and only while it runs: between checks, which is nearly
         // always, a target holds no memory for connections.
-        let outcome = Box::pin(check.check()).await;
+        let outcome = report.meter.count(Box::pin(check.check())).await;
         let result = CheckResult {
             key: report.key.clone(),
             outcome,
@@ -195,7 +209,7 @@ async fn check_forever<K: Clone>(check: impl Check, mut schedule: Schedule, repo
             return;
         }
         // From the start of this check, so a late one isn't made up for.
-        sleep_until(start + schedule.jitter.apply(schedule.interval)).await;
+        next = start + schedule.jitter.apply(schedule.interval);
     }
 }
 

@@ -29,6 +29,14 @@ pub enum Health {
 }
 
 impl Health {
+    pub const ALL: [Self; 5] = [
+        Self::Initial,
+        Self::Healthy,
+        Self::Unhealthy,
+        Self::Draining,
+        Self::Unused,
+    ];
+
     /// The word for it, in JSON, metrics and on the command line.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -166,8 +166,9 @@ fn an_idle_flow_is_over() {
             ..LONG
         }));
         let swept = lab.dataplane.sweep().unwrap().run().unwrap();
+        let flows = swept.flows();
         assert_eq!(
-            (swept.established, swept.half_open, swept.removed),
+            (flows.established, flows.half_open, swept.removed),
             (1, 0, 2)
         );
         let mut by_target = [0; 14];

@@ -17,7 +17,7 @@ pub struct Program {
     pub package: &'static str,
 }
 
-const PROGRAMS: [Program; 12] = [
+const PROGRAMS: [Program; 16] = [
     Program {
         name: "ip",
         package: "iproute2",
@@ -66,6 +66,23 @@ const PROGRAMS: [Program; 12] = [
         name: "ps",
         package: "procps",
     },
+    Program {
+        name: "chromium",
+        package: "chromium",
+    },
+    Program {
+        name: "chromedriver",
+        package: "chromium-driver",
+    },
+    Program {
+        name: "prometheus",
+        package: "prometheus",
+    },
+    // What the browser writes with.
+    Program {
+        name: "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+        package: "fonts-dejavu-core",
+    },
 ];
 
 /// The balancers that `cargo xtask bench network` compares with; nothing else
@@ -86,7 +103,8 @@ const BALANCERS: [Program; 3] = [
 ];
 
 /// Packages with a service that would be started at the next boot, and its name.
-const SERVICES: [(&str, &str); 3] = [
+const SERVICES: [(&str, &str); 4] = [
+    ("prometheus", "prometheus"),
     ("nginx-light", "nginx"),
     ("haproxy", "haproxy"),
     ("nftables", "nftables"),

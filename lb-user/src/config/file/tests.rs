@@ -41,6 +41,7 @@ fn what_cannot_change_is_refused_at_its_place() {
         ("\"eth0\"", "[\"eth0\", \"eth1\"]", "1:13", "interface"),
         ("[cap", "xdp_mode = \"native\"\n[cap", "2:12", "xdp_mode"),
         ("[cap", "tc_mode = \"clsact\"\n[cap", "2:11", "tc_mode"),
+        ("[cap", "admin = \"[::1]:98\"\n[cap", "2:9", "admin"),
         ("flows = 1000", "flows = 1001", "3:9", "capacity.flows"),
         ("flows = 1000\n", "", "2:1", "capacity.flows"),
         ("flows", "targets = 9\nflows", "3:11", "capacity.targets"),
@@ -81,10 +82,13 @@ fn what_is_invalid_is_told_in_a_line() {
 fn the_command_line_wins_at_a_reload_too() {
     let overrides = Overrides {
         xdp_mode: Some(XdpMode::Generic),
-        tc_mode: None,
+        admin: Some(Admin::new("127.0.0.1:9801", false).unwrap()),
+        ..Overrides::default()
     };
-    let reloaded = reload("[cap", "xdp_mode = \"native\"\n[cap", overrides).unwrap();
+    let other = "xdp_mode = \"native\"\nadmin = \"127.0.0.1:9802\"\n[cap";
+    let reloaded = reload("[cap", other, overrides).unwrap();
     assert_eq!(reloaded.config.xdp_mode, XdpMode::Generic);
+    assert_eq!(reloaded.config.admin, overrides.admin);
 }
 
 /// Flows that were begun in one mode can't go on in the other.

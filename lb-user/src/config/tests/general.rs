@@ -54,6 +54,24 @@ pub const CASES: &[Case] = &[
     ),
     (
         INTERFACE,
+        "interface = \"eth0\"\nadmin = \"10.0.0.1:9800\"",
+        "2:9",
+        "other machines",
+    ),
+    (
+        INTERFACE,
+        "interface = \"eth0\"\nadmin = 9800",
+        "2:9",
+        "must be a text",
+    ),
+    (
+        INTERFACE,
+        "interface = \"eth0\"\nadmin_allow_remotes = true",
+        "2:1",
+        "did you mean `admin_allow_remote`?",
+    ),
+    (
+        INTERFACE,
         "interface = \"eth0\"\nhash_key = \"12\"",
         "2:12",
         "16 hexadecimal digits",

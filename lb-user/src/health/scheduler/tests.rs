@@ -49,6 +49,17 @@ fn spawn(
     tokio::task::JoinHandle<()>,
     mpsc::Receiver<CheckResult<u32>>,
 ) {
+    spawn_metered(fake, capacity, &Meter::default())
+}
+
+fn spawn_metered(
+    fake: &Fake,
+    capacity: usize,
+    meter: &Meter,
+) -> (
+    tokio::task::JoinHandle<()>,
+    mpsc::Receiver<CheckResult<u32>>,
+) {
     let (results, receiver) = mpsc::channel(capacity);
     let schedule = Schedule {
         first: Instant::now(),
@@ -59,6 +70,7 @@ fn spawn(
         key: 1,
         run: 0,
         results,
+        meter: meter.clone(),
     };
     let task = tokio::spawn(check_forever(fake.clone(), schedule, report));
     (task, receiver)
@@ -120,7 +132,8 @@ async fn slow_checks_do_not_overlap() {
 #[tokio::test(start_paused = true)]
 async fn a_full_channel_delays_and_loses_nothing() {
     let fake = Fake::default();
-    let (_task, mut results) = spawn(&fake, 1);
+    let meter = Meter::default();
+    let (_task, mut results) = spawn_metered(&fake, 1, &meter);
     sleep(INTERVAL * 20).await;
     assert_eq!(
         fake.started.load(Ordering::SeqCst),
@@ -132,6 +145,7 @@ async fn a_full_channel_delays_and_loses_nothing() {
         burst += 1;
     }
     assert_eq!(burst, 3, "what waited, and one check that was overdue");
+    assert_eq!((meter.in_flight.get(), meter.late.get()), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,9 +161,11 @@ async fn abort_ends_a_check_under_way() {
         duration: INTERVAL,
         ..Fake::default()
     };
-    let (task, mut results) = spawn(&fake, 1);
+    let meter = Meter::default();
+    let (task, mut results) = spawn_metered(&fake, 1, &meter);
     advance(INTERVAL / 2).await;
     assert_eq!(fake.running.load(Ordering::SeqCst), 1);
+    assert_eq!(meter.in_flight.get(), 1);
     let run = Run {
         id: 0,
         prober: Arc::new(Prober::new(([127, 0, 0, 1], 1).into(), &tcp_check()).unwrap()),
@@ -162,6 +178,7 @@ async fn abort_ends_a_check_under_way() {
     assert!(ended.unwrap_err().is_cancelled());
     assert_eq!(before.elapsed(), Duration::ZERO);
     assert_eq!(fake.running.load(Ordering::SeqCst), 0);
+    assert_eq!(meter.in_flight.get(), 0);
     assert_eq!(results.recv().await, None, "no result");
 }
 

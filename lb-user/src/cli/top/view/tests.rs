@@ -79,12 +79,14 @@ fn status(seconds: u64) -> Status {
             established: 1_234,
             half_open: 5,
             capacity: 1_000_000,
+            ..FlowsStatus::default()
         },
         drops: BTreeMap::from([
             ("not_ours".to_owned(), 1_000_000),
             ("no_target".to_owned(), 4 * seconds),
             ("denied".to_owned(), 0),
         ]),
+        passed: vec!["not_ours".to_owned()],
         problems: Vec::new(),
     }
 }
