@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use lb_common::{flow, target::Encapsulation};
 use lb_user::{
     config::{TcMode, XdpMode},
+    dataplane::AttachOptions,
     reconcile::Change,
 };
 use xlb_tests::netns::{Namespace, Series};
@@ -104,9 +105,14 @@ impl Client<'_> {
             ));
         }
         let index = index(device);
-        lab.dataplane
-            .attach(device, index, XdpMode::Auto, TcMode::Auto)
-            .unwrap();
+        let options = AttachOptions {
+            interface: device,
+            index,
+            xdp: XdpMode::Auto,
+            tc: TcMode::Auto,
+            filters: &[],
+        };
+        lab.dataplane.attach(&options).unwrap();
         let [a, b, c, d, e, f] = mac(4, 1);
         lab.apply(Change::AddMac(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])));
         Client { lab, device, far }
