@@ -110,12 +110,20 @@ impl Instance {
         let folder = self.folder();
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
-        builder.create(&folder).map_err(failed("create", &folder))?;
         let path = folder.join("lock");
         loop {
+            // Who ends removes them: the folder may go just when it is found to
+            // be there, and before there is a lock in it.
+            match builder.create(&folder) {
+                Err(error) if is_gone(&error, &folder) => continue,
+                created => created.map_err(failed("create", &folder))?,
+            }
             let mut options = File::options();
             options.read(true).write(true).create(true).mode(0o600);
-            let mut file = options.open(&path).map_err(failed("open", &path))?;
+            let mut file = match options.open(&path) {
+                Err(error) if is_gone(&error, &folder) => continue,
+                opened => opened.map_err(failed("open", &path))?,
+            };
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -174,6 +182,16 @@ impl Claim {
             // Other instances' may be there.
             let _ = fs::remove_dir(parent);
         }
+    }
+}
+
+/// Whether a folder was there a moment ago and isn't any more, or is again.
+fn is_gone(error: &io::Error, folder: &Path) -> bool {
+    use io::ErrorKind::{AlreadyExists, NotFound};
+    match (error.kind(), fs::symlink_metadata(folder)) {
+        (AlreadyExists, Ok(found)) => found.is_dir(),
+        (AlreadyExists | NotFound, Err(found)) => found.kind() == NotFound,
+        _ => false,
     }
 }
 
