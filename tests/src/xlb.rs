@@ -1,11 +1,11 @@
 //! The agent under test, by its command line only.
 
+mod config;
+mod status;
+
 use std::{
-    collections::BTreeMap,
     env,
     ffi::OsStr,
-    fmt,
-    fmt::Write as _,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -15,7 +15,6 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use serde::Deserialize;
 
 use crate::{
     command::{output, run},
@@ -23,6 +22,11 @@ use crate::{
     netns::Namespace,
     process::Process,
     wait,
+};
+
+pub use config::{Config, Listener, TargetGroup};
+pub use status::{
+    Checks, GroupStatus, InterfaceStatus, ListenerStatus, Status, TargetStatus, Traffic,
 };
 
 /// The configuration file's name.
@@ -88,134 +92,6 @@ fn environment(directory: &Path) -> [(&'static str, PathBuf); 2] {
 
 fn run_dir(directory: &Path) -> PathBuf {
     directory.join("run")
-}
-
-/// A configuration file.
-#[derive(Clone, Debug, Default)]
-pub struct Config {
-    pub interfaces: Vec<String>,
-    /// `native` or `generic`; the default if `None`, so the others.
-    pub xdp_mode: Option<&'static str>,
-    /// `tcx` or `clsact`.
-    pub tc_mode: Option<&'static str>,
-    /// More lines in front of all tables, and tables behind them.
-    pub settings: String,
-    pub tables: String,
-    pub listeners: Vec<Listener>,
-    pub target_groups: Vec<TargetGroup>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Listener {
-    pub name: String,
-    pub address: SocketAddr,
-    /// Instead of the one port of `address`.
-    pub ports: Option<&'static str>,
-    /// `tcp` or `udp`.
-    pub protocol: &'static str,
-    pub target_group: String,
-    /// More lines.
-    pub settings: String,
-}
-
-#[derive(Clone, Debug)]
-pub struct TargetGroup {
-    pub name: String,
-    /// Addresses and weights. Port 0 stands for the client's.
-    pub targets: Vec<(SocketAddr, u16)>,
-    pub preserve_client_ip: bool,
-    /// The port to check, if not the one that gets the traffic. The checks are
-    /// fast: every second, thresholds of 2.
-    pub health_port: Option<u16>,
-    /// More of the group's settings, lines of TOML.
-    pub settings: String,
-}
-
-impl fmt::Display for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.interfaces[..] {
-            [interface] => writeln!(f, "interface = {interface:?}")?,
-            interfaces => writeln!(f, "interface = {interfaces:?}")?,
-        }
-        for (key, value) in [("xdp_mode", self.xdp_mode), ("tc_mode", self.tc_mode)] {
-            if let Some(value) = value {
-                writeln!(f, "{key} = {value:?}")?;
-            }
-        }
-        writeln!(f, "{}\n{}", self.settings, self.tables)?;
-        self.listeners
-            .iter()
-            .try_for_each(|listener| writeln!(f, "\n{listener}"))?;
-        self.target_groups
-            .iter()
-            .try_for_each(|group| writeln!(f, "\n{group}"))
-    }
-}
-
-impl fmt::Display for Listener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            name,
-            address,
-            ports,
-            protocol,
-            target_group,
-            settings,
-        } = self;
-        let address = match ports {
-            Some(ports) => with_ports(*address, ports),
-            None => address.to_string(),
-        };
-        writeln!(
-            f,
-            "[[listener]]\nname = {name:?}\naddress = {address:?}\nprotocol = {protocol:?}\n\
-             target_group = {target_group:?}\n{settings}"
-        )
-    }
-}
-
-impl fmt::Display for TargetGroup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut targets = String::new();
-        for (address, weight) in &self.targets {
-            let address = match address.port() {
-                0 => with_ports(*address, "*"),
-                _ => address.to_string(),
-            };
-            write!(
-                targets,
-                "\n  {{ address = {address:?}, weight = {weight} }},"
-            )?;
-        }
-        let Self {
-            name,
-            preserve_client_ip,
-            settings,
-            ..
-        } = self;
-        write!(
-            f,
-            "[[target_group]]\nname = {name:?}\ntargets = [{targets}\n]\n{settings}\n"
-        )?;
-        if *preserve_client_ip {
-            writeln!(f, "preserve_client_ip = true")?;
-        }
-        write!(
-            f,
-            "\n[target_group.health_check]\nbody = \"system is running\"\ninterval = \"1s\"\n\
-             timeout = \"500ms\"\nhealthy_threshold = 2\nunhealthy_threshold = 2"
-        )?;
-        self.health_port
-            .map_or(Ok(()), |port| write!(f, "\nport = {port}"))
-    }
-}
-
-/// An address with these ports instead of its own.
-fn with_ports(address: SocketAddr, ports: &str) -> String {
-    match address {
-        SocketAddr::V4(address) => format!("{}:{ports}", address.ip()),
-        SocketAddr::V6(address) => format!("[{}]:{ports}", address.ip()),
-    }
 }
 
 /// A running agent.
@@ -467,108 +343,5 @@ impl Xlb {
     /// If there is no binary.
     pub fn command(&self, subcommand: &str) -> Result<Command> {
         self::command(&self.namespace, &self.directory, subcommand)
-    }
-}
-
-/// What `xlb status --json` prints, as far as tests read it.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Status {
-    pub interfaces: Vec<InterfaceStatus>,
-    pub listeners: Vec<ListenerStatus>,
-    pub target_groups: Vec<GroupStatus>,
-    pub drops: BTreeMap<String, u64>,
-    pub problems: Vec<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct InterfaceStatus {
-    pub name: String,
-    /// `native` or `generic`.
-    pub xdp: String,
-    /// `tcx` or `clsact`.
-    pub tc: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct ListenerStatus {
-    pub name: String,
-    #[serde(flatten)]
-    pub traffic: Traffic,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct GroupStatus {
-    pub name: String,
-    pub fail_open: bool,
-    pub targets: Vec<TargetStatus>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct TargetStatus {
-    pub address: String,
-    pub health: String,
-    pub reason: Option<String>,
-    pub weight: u16,
-    pub configured_weight: Option<u16>,
-    pub drained: bool,
-    /// Of the group's new flows, from 0 to 1.
-    pub share: f64,
-    /// Seconds until a draining target's flows end.
-    pub remaining: Option<f64>,
-    pub checks: Checks,
-    #[serde(flatten)]
-    pub traffic: Traffic,
-}
-
-/// A target's health checks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
-pub struct Checks {
-    pub successes: u64,
-    pub failures: u64,
-    /// Seconds.
-    pub latency: Option<f64>,
-}
-
-/// Counters of a listener or a target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-pub struct Traffic {
-    pub forward_packets: u64,
-    pub forward_bytes: u64,
-    pub reply_packets: u64,
-    pub reply_bytes: u64,
-    pub new_flows: u64,
-}
-
-impl TargetStatus {
-    fn is(&self, target: SocketAddr) -> bool {
-        self.address == target.to_string() || self.address == format!(":{}", target.port())
-    }
-}
-
-impl Status {
-    /// All targets, with their group's name.
-    pub fn targets(&self) -> impl Iterator<Item = (&str, &TargetStatus)> {
-        self.target_groups.iter().flat_map(|group| {
-            group
-                .targets
-                .iter()
-                .map(|target| (group.name.as_str(), target))
-        })
-    }
-
-    /// A target's counters.
-    ///
-    /// # Errors
-    /// If there is no such target.
-    pub fn target(&self, target: SocketAddr) -> Result<&TargetStatus> {
-        let mut found = self.targets().filter(|(_, status)| status.is(target));
-        let (_, status) = found
-            .next()
-            .with_context(|| format!("status has no target {target}"))?;
-        ensure!(
-            found.next().is_none(),
-            "status has several targets {target}"
-        );
-        Ok(status)
     }
 }

@@ -28,11 +28,14 @@ mod network {
     mod metrics;
     mod nothing_lost;
     mod operator;
+    mod other_maps;
     mod path_mtu;
+    mod places;
     mod protections;
     mod random_changes;
     mod reload;
     mod restart;
+    mod restarted;
     mod scenario;
     mod slow_start;
     mod spread;

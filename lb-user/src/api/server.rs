@@ -37,6 +37,9 @@ const CONNECTIONS: usize = 64;
 /// within the other.
 const LONGEST: Duration = Duration::from_secs(300);
 const LAST_ANSWER: Duration = Duration::from_secs(30);
+/// After a connection that couldn't be accepted: this process is out of file
+/// descriptors, most likely, and would ask for nothing else.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Bytes of a request's body.
 const MAX_REQUEST: usize = 64 * 1024;
 /// Chunks of an answer that wait to be sent.
@@ -112,8 +115,7 @@ pub(super) async fn serve(listener: &impl Listen, handle: Handle, access: Access
             }
             Err(error) => {
                 debug!(%error, "could not accept a connection");
-                // Out of file descriptors, most likely: don't spin.
-                sleep(Duration::from_millis(100)).await;
+                sleep(ACCEPT_AGAIN).await;
             }
         }
     }

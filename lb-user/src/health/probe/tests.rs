@@ -42,7 +42,7 @@ fn status(code: u16) -> Outcome {
 }
 
 /// A server that answers every connection by `behave`.
-async fn serve<F, R>(behave: F) -> SocketAddr
+pub(super) async fn serve<F, R>(behave: F) -> SocketAddr
 where
     F: Fn(TcpStream) -> R + Send + 'static,
     R: Future<Output = io::Result<()>> + Send,

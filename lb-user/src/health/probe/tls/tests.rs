@@ -1,6 +1,6 @@
 //! Against real TLS servers, with certificates made for each test.
 
-use std::{io, net::Ipv4Addr, num::NonZeroU16, time::Duration};
+use std::{net::Ipv4Addr, num::NonZeroU16, time::Duration};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType, date_time_ymd,
@@ -13,7 +13,6 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
     time::{Instant, sleep},
 };
 use tokio_rustls::TlsAcceptor;
@@ -21,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::{
     config,
-    health::{Prober, Reason},
+    health::{Prober, Reason, probe::tests::serve as serve_by},
 };
 
 type Ca = CertifiedIssuer<'static, KeyPair>;
@@ -79,21 +78,6 @@ async fn serve(config: ServerConfig) -> SocketAddr {
         }
     })
     .await
-}
-
-async fn serve_by<F, R>(behave: F) -> SocketAddr
-where
-    F: Fn(TcpStream) -> R + Send + 'static,
-    R: Future<Output = io::Result<()>> + Send,
-{
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _peer)) = listener.accept().await {
-            let _refused_by_the_probe = behave(stream).await;
-        }
-    });
-    address
 }
 
 /// The outcome of a check with these lines of configuration; `ca` is what the
@@ -267,7 +251,8 @@ async fn what_is_no_tls() {
         hello.extend([7; 32]);
         hello.extend([0, 0, 0x2F, 0]);
         stream.write_all(&hello).await?;
-        sleep(Duration::from_millis(100)).await;
+        // Until the probe has had its say, or is gone.
+        let _alert = stream.read(&mut [0; 64]).await?;
         Ok(())
     })
     .await;
