@@ -9,7 +9,9 @@ use super::error::PinError;
 /// Of linux/magic.h.
 const BPF_FS_MAGIC: u32 = 0xCAFE_4A11;
 
-pub(super) fn is_bpffs(path: &Path) -> bool {
+/// Whether a BPF filesystem is mounted there.
+#[must_use]
+pub fn is_bpffs(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
         return false;
     };
@@ -67,4 +69,17 @@ pub fn mount(path: &Path) -> Result<(), PinError> {
 fn has_own_mounts() -> bool {
     let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
     matches!((of("self"), of("1")), (Some(own), Some(first)) if own != first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A real one is in the network tests: of doctor, and of the agent without.
+    #[test]
+    fn others_are_none() {
+        for path in ["/", "/proc", "/sys", "/nowhere", "/a\0b"] {
+            assert!(!is_bpffs(Path::new(path)), "{path}");
+        }
+    }
 }

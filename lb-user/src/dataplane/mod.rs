@@ -30,7 +30,7 @@ use lb_common::{
 use tracing::debug;
 
 pub use attach::{AttachOptions, Attached, TcHook, XdpHook};
-pub use bpffs::mount as mount_bpffs;
+pub use bpffs::{is_bpffs, mount as mount_bpffs};
 pub use error::{AttachError, LoadError, MapError, PinError};
 pub use figures::{Figures, figures};
 pub use flows::{FlowTables, Flows};

@@ -1,16 +1,16 @@
 //! The kernel, and whether it takes the programs.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use super::Finding;
 use crate::{
     config::Capacity,
-    dataplane::{Dataplane, Kernel},
+    dataplane::{Dataplane, Kernel, is_bpffs},
     host::Host,
+    instance::DEFAULT_BPFFS,
 };
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
-const BPFFS: &str = "/sys/fs/bpf";
 
 pub(super) fn check(host: &Host, capacity: &Capacity) -> Vec<Finding> {
     let kernel = Kernel::probe(host.tells_xdp_features());
@@ -32,25 +32,20 @@ fn btf() -> Finding {
 }
 
 fn bpffs() -> Finding {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    match is_bpffs(&mounts) {
-        true => Finding::ok("bpffs", format!("a BPF file system is mounted at {BPFFS}")),
+    match is_bpffs(Path::new(DEFAULT_BPFFS)) {
+        true => Finding::ok(
+            "bpffs",
+            format!("a BPF file system is mounted at {DEFAULT_BPFFS}"),
+        ),
         false => {
             let message = format!(
-                "no BPF file system is mounted at {BPFFS}, where what outlives the agent has its \
-                 place"
+                "no BPF file system is mounted at {DEFAULT_BPFFS}, where what outlives the agent \
+                 has its place"
             );
-            Finding::warning("bpffs", message).advice(format!("`mount -t bpf bpf {BPFFS}`"))
+            let advice = format!("`mount -t bpf bpf {DEFAULT_BPFFS}`");
+            Finding::warning("bpffs", message).advice(advice)
         }
     }
-}
-
-/// A line has the device, where it is mounted, and the type (man 5 fstab).
-fn is_bpffs(mounts: &str) -> bool {
-    mounts.lines().any(|line| {
-        let mut words = line.split(' ').skip(1);
-        words.next() == Some(BPFFS) && words.next() == Some("bpf")
-    })
 }
 
 /// Loads the programs and makes the maps, and lets go of them.
@@ -78,21 +73,4 @@ fn programs(capacity: &Capacity) -> Vec<Finding> {
         }
     }));
     findings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_bpffs;
-
-    #[test]
-    fn mounts_are_read_by_place_and_type() {
-        let sysfs = "sysfs /sys sysfs rw,nosuid 0 0\n";
-        let bpf = "bpf /sys/fs/bpf bpf rw,nosuid,mode=700 0 0\n";
-        let elsewhere = "bpf /run/bpf bpf rw 0 0\n";
-        let other = "tmpfs /sys/fs/bpf tmpfs rw 0 0\n";
-        assert!(is_bpffs(&format!("{sysfs}{bpf}")));
-        for mounts in ["", sysfs, elsewhere, other] {
-            assert!(!is_bpffs(mounts), "{mounts}");
-        }
-    }
 }
