@@ -4,7 +4,7 @@ use tokio::net::TcpStream;
 
 use crate::health::Outcome;
 
-/// Closes the connection, with a FIN.
+/// Closes the connection.
 pub(super) fn check(accepted: TcpStream) -> Result<(), Outcome> {
     drop(accepted);
     Ok(())

@@ -344,3 +344,35 @@ fn what_http_cannot_send_is_refused() {
     }
     assert_eq!(prepare("/", Some("a\r\nX: y")), host("a\r\nX: y"));
 }
+
+/// What is left on either side otherwise is a connection in TIME_WAIT, for each
+/// check of a minute.
+#[tokio::test]
+async fn connections_end_with_a_rst() {
+    for check in [http_check(None), check_by(Probe::Tcp)] {
+        let (ends, mut ended) = mpsc::channel(1);
+        let address = serve(move |mut stream| {
+            let ends = ends.clone();
+            async move {
+                let end = async {
+                    read_request(&mut stream).await?;
+                    stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+                    stream.read_to_end(&mut Vec::new()).await
+                };
+                ends.send(end.await.map_err(|error| error.kind()))
+                    .await
+                    .unwrap();
+                Ok(())
+            }
+        })
+        .await;
+        assert_eq!(run(address, &check).await, Outcome::Success);
+        let end = ended.recv().await.unwrap();
+        assert_eq!(
+            end,
+            Err(io::ErrorKind::ConnectionReset),
+            "{:?}",
+            check.probe
+        );
+    }
+}
