@@ -4,7 +4,7 @@
 /// To be raised with every change of what a key or a value means, or a packet's
 /// note between the programs: an agent adopts only maps of its own version.
 /// Sizes needn't be looked after; the agent compares those itself.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 #[cfg(test)]
 mod tests {

@@ -83,7 +83,8 @@ const WORK: u64 = 768;
 const ROUTE: u64 = 96;
 
 fn table(slots: u32) -> u64 {
-    8 * u64::from(slots.div_ceil(SLOTS_PER_ELEMENT))
+    let element = padded(size_of::<u16>() * SLOTS_PER_ELEMENT as usize);
+    element * u64::from(slots.div_ceil(SLOTS_PER_ELEMENT))
 }
 
 impl Capacity {

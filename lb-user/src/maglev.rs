@@ -63,9 +63,11 @@ pub fn build(members: &[Member], table_size: u32, seed: u64) -> Vec<u16> {
         .map(|&(hash, _)| Walk::new(hash, table_size))
         .collect();
     let quotas = quotas(&members, table_size);
+    let mut taken = Taken::new(table_size);
     for index in turns(&members, &quotas) {
-        if let Some(slot) = walks[index].next_free(&table) {
-            table[slot] = members[index].1.id;
+        if let Some(slot) = walks[index].next_free(&taken) {
+            taken.set(slot);
+            table[slot as usize] = members[index].1.id;
         }
     }
     table
@@ -103,32 +105,67 @@ fn turns(members: &[(u64, Member)], quotas: &[u32]) -> Vec<usize> {
         .max()
         .unwrap_or(1);
     let scale = greatest.next_power_of_two();
-    let round = |index: usize, turn: u32| {
-        (u64::from(turn) * scale).div_ceil(u64::from(members[index].1.weight)) as usize
-    };
-    let rounds = (0..members.len())
-        .map(|index| round(index, quotas[index]))
-        .max()
-        .unwrap_or(0);
+    let rounds_of = |index: usize| Rounds::new(scale, members[index].1.weight, quotas[index]);
+    let rounds = (0..members.len()).filter_map(|index| rounds_of(index).last());
     // First where each round begins, then where its next turn goes.
-    let mut next = vec![0usize; rounds + 2];
-    for (index, &quota) in quotas.iter().enumerate() {
-        for turn in 1..=quota {
-            next[round(index, turn) + 1] += 1;
+    let mut next = vec![0usize; rounds.max().unwrap_or(0) + 2];
+    for index in 0..members.len() {
+        for round in rounds_of(index) {
+            next[round + 1] += 1;
         }
     }
     for round in 1..next.len() {
         next[round] += next[round - 1];
     }
-    let mut turns = vec![0; next[rounds + 1]];
-    for (index, &quota) in quotas.iter().enumerate() {
-        for turn in 1..=quota {
-            let at = &mut next[round(index, turn)];
-            turns[*at] = index;
-            *at += 1;
+    let mut turns = vec![0; next[next.len() - 1]];
+    for index in 0..members.len() {
+        for round in rounds_of(index) {
+            turns[next[round]] = index;
+            next[round] += 1;
         }
     }
     turns
+}
+
+/// The rounds of a member's turns, `turn × scale / weight` rounded up, without
+/// a division for each.
+struct Rounds {
+    whole: usize,
+    rest: u64,
+    weight: u64,
+    left: u32,
+    round: usize,
+    /// What has been rounded up, in parts of `weight`.
+    ahead: u64,
+}
+
+impl Rounds {
+    fn new(scale: u64, weight: u16, turns: u32) -> Self {
+        let weight = u64::from(weight);
+        Self {
+            whole: (scale / weight) as usize,
+            rest: scale % weight,
+            weight,
+            left: turns,
+            round: 0,
+            ahead: 0,
+        }
+    }
+}
+
+impl Iterator for Rounds {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        self.left = self.left.checked_sub(1)?;
+        self.round += self.whole;
+        if self.ahead < self.rest {
+            self.round += 1;
+            self.ahead += self.weight;
+        }
+        self.ahead -= self.rest;
+        Some(self.round)
+    }
 }
 
 /// A member's permutation of the slots: `offset + i × skip`, modulo the size.
@@ -150,19 +187,37 @@ impl Walk {
         }
     }
 
-    fn next_free(&mut self, table: &[u16]) -> Option<usize> {
+    fn next_free(&mut self, taken: &Taken) -> Option<u32> {
+        let mut next = self.slot;
         for _ in 0..self.table_size {
-            let slot = self.slot as usize;
-            self.slot += self.skip;
-            if self.slot >= self.table_size {
-                self.slot -= self.table_size;
-            }
-            if table[slot] == NO_TARGET {
+            let slot = next;
+            let sum = slot + self.skip;
+            next = sum.min(sum.wrapping_sub(self.table_size));
+            if !taken.has(slot) {
+                self.slot = next;
                 return Some(slot);
             }
         }
         // Only if the size isn't prime: the walk may leave slots out.
-        table.iter().position(|&slot| slot == NO_TARGET)
+        (0..self.table_size).find(|&slot| !taken.has(slot))
+    }
+}
+
+/// The slots that have a member, a bit each: most steps only look, and this
+/// fits into the fastest cache where the table doesn't.
+struct Taken(Vec<u64>);
+
+impl Taken {
+    fn new(table_size: u32) -> Self {
+        Self(vec![0; table_size.div_ceil(u64::BITS) as usize])
+    }
+
+    fn has(&self, slot: u32) -> bool {
+        self.0[(slot / u64::BITS) as usize] >> (slot % u64::BITS) & 1 == 1
+    }
+
+    fn set(&mut self, slot: u32) {
+        self.0[(slot / u64::BITS) as usize] |= 1 << (slot % u64::BITS);
     }
 }
 

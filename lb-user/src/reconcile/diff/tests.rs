@@ -1,6 +1,6 @@
 use lb_common::{
     flow,
-    limits::NO_TARGET,
+    limits::{NO_TARGET, SLOTS_PER_ELEMENT},
     listener::{ListenerEntry, ListenerLimits, VipEntry},
     settings::{InterfaceEntry, Settings, VlanTag},
     target::TargetEntry,
@@ -272,15 +272,15 @@ fn everything_in_its_order() {
 
 #[test]
 fn only_the_elements_that_differ_are_written() {
-    let (a, b) = (
-        small(1, &[1, 2, 1, 2, 1, 2, 1, 2, 1]),
-        small(1, &[1, 2, 1, 2, 1, 2, 1, 2, 2]),
-    );
+    let whole = [1, 2].repeat(SLOTS_PER_ELEMENT as usize);
+    let (a, b) = ([&whole[..], &[1]].concat(), [&whole[..], &[2]].concat());
+    let mut element = [NO_TARGET; SLOTS_PER_ELEMENT as usize];
+    element[0] = 2;
     assert_eq!(
-        diff(&a, &b),
+        diff(&small(1, &a), &small(1, &b)),
         [Change::SetSlots {
             group: 1,
-            elements: vec![(2, [2, NO_TARGET, NO_TARGET, NO_TARGET])],
+            elements: vec![(2, element)],
         }]
     );
 }
