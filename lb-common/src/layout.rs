@@ -9,8 +9,8 @@ pub const VERSION: u64 = 2;
 #[cfg(test)]
 mod tests {
     use crate::{
-        Ipv4, Ipv6, counters::*, flow::*, fragment::*, listener::*, security_group::*, settings::*,
-        target::*,
+        Ipv4, Ipv6, counters::*, flow::*, fragment::*, listener::*, note::*, security_group::*,
+        settings::*, target::*,
     };
     use core::mem::{offset_of, size_of};
 
@@ -36,6 +36,7 @@ mod tests {
         assert_eq!(size_of::<Settings>(), 32);
         assert_eq!(size_of::<InterfaceEntry>(), 16);
         assert_eq!(size_of::<Traffic>(), 40);
+        assert_eq!(size_of::<Note>(), 32);
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod hash;
 pub mod layout;
 pub mod limits;
 pub mod listener;
+pub mod note;
 pub mod security_group;
 pub mod settings;
 pub mod target;

@@ -25,6 +25,7 @@ mod packet {
     mod icmp_echo;
     mod icmp_errors;
     mod idle;
+    mod interfaces;
     mod jumbo;
     mod kernel;
     mod limits;

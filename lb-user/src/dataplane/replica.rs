@@ -23,6 +23,7 @@ use lb_common::{
     counters::{DropReason, Traffic},
     flow::{Endpoints, FlowEntry, FlowKey},
     listener::SourceRateKey,
+    note::Note,
     tcp::Direction,
 };
 
@@ -261,8 +262,8 @@ impl Replica {
         })?;
         output.truncate(result.data_size_out as usize);
         // What lies in front of the frame is at the head of the output.
-        let note: Vec<u8> = output.drain(..after[0] as usize).collect();
-        Ok((action(result.return_value, &note)?, output))
+        let metadata: Vec<u8> = output.drain(..after[0] as usize).collect();
+        Ok((action(result.return_value, &metadata)?, output))
     }
 
     fn counted(&self) -> Result<Vec<(DropReason, u64)>, MapError> {
@@ -315,21 +316,16 @@ fn key<A: Keyed>(protocol: u8, source: A, destination: A, ports: (u16, u16)) -> 
     FlowKey::new(endpoints, protocol)
 }
 
-fn action(code: u32, note: &[u8]) -> Result<Action, ReplicaError> {
-    let word = |index: usize| {
-        let bytes = note.get(index * 4..index * 4 + 4);
-        bytes.map_or(0, |it| u32::from_ne_bytes([it[0], it[1], it[2], it[3]]))
-    };
-    Ok(match code {
-        1 => Action::Drop,
-        2 if note.is_empty() => Action::Pass,
-        // See `handoff.rs` of the data path.
-        2 => Action::Handoff {
-            interface: word(1),
-            tags: word(2),
+fn action(code: u32, metadata: &[u8]) -> Result<Action, ReplicaError> {
+    Ok(match (code, Note::of(metadata)) {
+        (1, _) => Action::Drop,
+        (2, None) => Action::Pass,
+        (2, Some(note)) => Action::Handoff {
+            interface: note.interface,
+            tags: note.tags,
         },
-        3 => Action::Transmit,
-        4 => Action::Redirect,
-        other => return Err(ReplicaError::Action(other)),
+        (3, _) => Action::Transmit,
+        (4, _) => Action::Redirect,
+        (other, _) => return Err(ReplicaError::Action(other)),
     })
 }

@@ -12,6 +12,7 @@ use lb_common::{
     flow::{Endpoints, FlowEntry, FlowKey},
     fragment::{FragmentEntry, FragmentKey},
     listener::{SourceRateKey, Window},
+    note::Note,
     tcp::State,
     wire::Wide,
 };
@@ -150,17 +151,18 @@ impl Kernel {
         let result = program.test_run(options).unwrap();
         let output = &self.output[..result.data_size_out as usize];
         // What lies in front of the frame is at the head of the output.
-        let note = u32::from_ne_bytes(context_out[..4].try_into().unwrap()) as usize;
-        let verdict = match (result.return_value, note) {
+        let metadata = u32::from_ne_bytes(context_out[..4].try_into().unwrap()) as usize;
+        let (metadata, frame) = output.split_at(metadata);
+        let verdict = match (result.return_value, Note::of(metadata)) {
             // What is left in front of a frame that goes nowhere is nothing.
             (1, _) => Verdict::Drop,
-            (2, 0) => Verdict::Pass,
-            (2, _) => handoff(&output[..note]),
-            (3, 0) => Verdict::Transmit,
-            (4, 0) => Verdict::Redirect,
+            (2, None) => Verdict::Pass,
+            (2, Some(note)) => handoff(&note),
+            (3, None) => Verdict::Transmit,
+            (4, None) => Verdict::Redirect,
             other => panic!("XDP action and note {other:?}"),
         };
-        outcome(verdict, &output[note..])
+        outcome(verdict, frame)
     }
 }
 
@@ -172,18 +174,12 @@ fn outcome(verdict: Verdict, bytes: &[u8]) -> Outcome {
     }
 }
 
-/// What a note says: interface, tags, and the next hop's family and address.
-fn handoff(note: &[u8]) -> Verdict {
-    let word = |index: usize| {
-        let at = 4 * index;
-        u32::from_ne_bytes(note[at..at + 4].try_into().unwrap())
-    };
-    let address: Wide = [4, 5, 6, 7].map(word);
-    let neighbour = match word(3) {
+fn handoff(note: &Note) -> Verdict {
+    let neighbour = match note.family {
         0 => None,
-        family => Some(ip(address, family == libc::AF_INET6 as u32)),
+        family => Some(ip(note.next_hop, family == libc::AF_INET6 as u32)),
     };
-    Verdict::Handoff(word(1), word(2), neighbour)
+    Verdict::Handoff(note.interface, note.tags, neighbour)
 }
 
 fn ip(wide: Wide, v6: bool) -> IpAddr {

@@ -6,6 +6,7 @@ use aya::programs::{TestRun as _, TestRunOptions};
 use lb_common::{
     flow,
     listener::{ListenerEntry, VipEntry},
+    note::Note,
     settings::{InterfaceEntry, Settings, VlanTag},
     target::TargetEntry,
 };
@@ -239,8 +240,8 @@ impl Lab {
         let result = program.test_run(options).unwrap();
         output.truncate(result.data_size_out as usize);
         // What lies in front of the frame is at the head of the output.
-        let note: Vec<u8> = output.drain(..word(&context_out, 0) as usize).collect();
-        (xdp_verdict(result.return_value, &note), output)
+        let metadata: Vec<u8> = output.drain(..word(&context_out, 0) as usize).collect();
+        (xdp_verdict(result.return_value, &metadata), output)
     }
 }
 
@@ -268,13 +269,13 @@ fn word(bytes: &[u8], index: usize) -> u32 {
     u32::from_ne_bytes(bytes[index * 4..index * 4 + 4].try_into().unwrap())
 }
 
-fn xdp_verdict(action: u32, note: &[u8]) -> Verdict {
-    match (action, note.is_empty()) {
-        (1, true) => Verdict::Drop,
-        (2, true) => Verdict::Pass,
-        (2, false) => Verdict::Handoff(word(note, 1), word(note, 2)),
-        (3, true) => Verdict::Transmit,
-        (4, true) => Verdict::Redirect,
+fn xdp_verdict(action: u32, metadata: &[u8]) -> Verdict {
+    match (action, Note::of(metadata)) {
+        (1, None) => Verdict::Drop,
+        (2, None) => Verdict::Pass,
+        (2, Some(note)) => Verdict::Handoff(note.interface, note.tags),
+        (3, None) => Verdict::Transmit,
+        (4, None) => Verdict::Redirect,
         other => panic!("XDP action {other:?}"),
     }
 }

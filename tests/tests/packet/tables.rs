@@ -3,13 +3,19 @@
 use std::fs;
 
 use aya::maps::{Array, Map, MapData};
-use lb_common::limits::{MIN_TABLE_SIZE, NO_TARGET};
-use lb_user::{config::Capacity, dataplane::Dataplane, reconcile::Change};
+use lb_common::limits::{MIN_TABLE_SIZE, NO_TARGET, SLOTS_PER_ELEMENT};
+use lb_user::{
+    config::Capacity,
+    dataplane::Dataplane,
+    reconcile::{Change, Element},
+};
 use xlb_tests::require_root;
+
+const ELEMENT: usize = SLOTS_PER_ELEMENT as usize;
 
 /// Sizes that no other test has, so that the tables are found by them: the
 /// last element full, and not.
-const SIZES: [u32; 2] = [2_004, 65_537];
+const SIZES: [u32; 2] = [501 * SLOTS_PER_ELEMENT, 65_537];
 
 #[test]
 fn every_slot_is_written() {
@@ -35,14 +41,14 @@ fn every_slot_is_written() {
         let mut slots = slots(size);
         assert_eq!(table(size), filled(&slots), "{size} slots");
 
-        let elements = vec![
-            (0, [1, 2, 3, 4]),
-            (size / 8, [9; 4]),
-            (size / 4 - 1, [5; 4]),
+        let elements: Vec<(u32, Element)> = vec![
+            (0, std::array::from_fn(|slot| slot as u16)),
+            (size / SLOTS_PER_ELEMENT / 2, [9; ELEMENT]),
+            (size / SLOTS_PER_ELEMENT - 1, [5; ELEMENT]),
         ];
         for (index, element) in &elements {
-            let first = (index * 4) as usize;
-            slots[first..first + 4].copy_from_slice(element);
+            let first = *index as usize * ELEMENT;
+            slots[first..first + ELEMENT].copy_from_slice(element);
         }
         dataplane
             .apply(&Change::SetSlots { group, elements })
@@ -54,7 +60,7 @@ fn every_slot_is_written() {
     }
     let beyond = Change::SetSlots {
         group: 0,
-        elements: vec![(MIN_TABLE_SIZE * 4, [0; 4])],
+        elements: vec![(MIN_TABLE_SIZE * SLOTS_PER_ELEMENT, [0; ELEMENT])],
     };
     let error = dataplane.apply(&beyond).unwrap_err().to_string();
     assert!(error.contains("MAGLEV"), "{error}");
@@ -62,13 +68,13 @@ fn every_slot_is_written() {
 
 fn filled(slots: &[u16]) -> Vec<u16> {
     let mut filled = slots.to_vec();
-    filled.resize(slots.len().next_multiple_of(4), NO_TARGET);
+    filled.resize(slots.len().next_multiple_of(ELEMENT), NO_TARGET);
     filled
 }
 
 /// The slots of this process's table of so many, as the kernel has them.
 fn table(size: u32) -> Vec<u16> {
-    let elements = size.div_ceil(4);
+    let elements = size.div_ceil(SLOTS_PER_ELEMENT);
     let ids = fs::read_dir("/proc/self/fdinfo").unwrap().filter_map(|fd| {
         // Another thread may have closed it by now.
         let text = fs::read_to_string(fd.ok()?.path()).ok()?;
@@ -83,6 +89,6 @@ fn table(size: u32) -> Vec<u16> {
         panic!("not one table of {elements} elements");
     };
     let map = Map::from_map_data(MapData::from_id(id).unwrap()).unwrap();
-    let array: Array<MapData, [u16; 4]> = map.try_into().unwrap();
+    let array: Array<MapData, Element> = map.try_into().unwrap();
     array.iter().flat_map(Result::unwrap).collect()
 }
