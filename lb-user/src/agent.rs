@@ -300,10 +300,20 @@ impl Agent {
         Ok(end)
     }
 
-    /// The configured interfaces, if all of them can be attached to.
+    /// The configured interfaces, if all of them can be attached to. Whoever
+    /// takes over takes one that is down too: its programs are there already,
+    /// and it may be up again before an agent is.
     async fn look_at_interfaces(&mut self) -> anyhow::Result<Vec<Interface>> {
         self.look_at_host().await?;
+        let is_adopted = self.dataplane.is_adopted();
         let interfaces = reconcile::interfaces(&self.config, &self.host)
+            .map(|interface| match interface {
+                Err(Problem::InterfaceDown { name }) if is_adopted => self
+                    .host
+                    .interface(&name)
+                    .ok_or(Problem::InterfaceDown { name }),
+                interface => interface,
+            })
             .map(|interface| interface.cloned())
             .collect::<Result<_, Problem>>()?;
         Ok(interfaces)

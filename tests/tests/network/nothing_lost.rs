@@ -15,7 +15,7 @@ use xlb_tests::{
 };
 
 use super::restarted::{Run, names, nothing};
-use super::scenario::{LARGE, Mode};
+use super::scenario::{HEALTH, LARGE, Mode};
 
 /// A removed target drains on for as long as it had left.
 #[test]
@@ -163,6 +163,29 @@ fn an_interface_less() -> Result<()> {
     ensure!(programs()? == 1, "{} programs", programs()?);
     ensure!(run.scenario()?.spread(20)?.failed == 0);
     Ok(())
+}
+
+/// An agent takes over an interface that is down, says so, and nobody has to
+/// tell it when the interface is up again.
+#[test]
+fn an_interface_that_is_down() -> Result<()> {
+    let mut run = Run::start(Mode::OtherInterface, 2, "")?;
+    let balancer = run.scenario()?.topology.balancer.clone();
+    balancer.ip("link set eth2 down")?;
+    run.restart(nothing)?;
+    let status = run.scenario()?.xlb.status()?;
+    let is_told = |it: &String| it.contains("eth2 is down");
+    ensure!(status.problems.iter().any(is_told), "{:?}", status.problems);
+    run.scenario()?.wait_for_health(1, "unhealthy")?;
+    let spread = run.scenario()?.spread(20)?;
+    ensure!(spread.of("web1") == 20, "{spread:?}");
+
+    balancer.ip("link set eth2 up")?;
+    run.scenario()?.wait_for_health(1, "healthy")?;
+    wait::until("its share", HEALTH, || {
+        let spread = run.scenario()?.spread(40)?;
+        Ok((spread.of("web2") > 5).then_some(()))
+    })
 }
 
 /// Another way to attach: there is a gap, and what was there goes.
