@@ -196,7 +196,11 @@ fn balance(command: &Run, reader: Reader) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("could not start the async runtime")?;
-    runtime.block_on(agent::run(config, file, &instance, command.replace))?;
+    let replace = command.replace;
+    runtime.block_on(async move {
+        // Not on this thread itself, which each result of a check would wake.
+        tokio::spawn(async move { agent::run(config, file, &instance, replace).await }).await
+    })??;
     Ok(ExitCode::SUCCESS)
 }
 

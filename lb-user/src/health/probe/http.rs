@@ -4,7 +4,15 @@
 //! What a target can make us hold is bounded: [`MAX_HEADER_BYTES`] of header
 //! and [`MAX_BODY_BYTES`] of body; the rest is never read.
 
-use std::{error::Error, future::Future, io, net::SocketAddr, ops::RangeInclusive};
+use std::{
+    error::Error,
+    future::Future,
+    io,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use futures_util::{FutureExt, future::FusedFuture};
 use http_body_util::{BodyExt, Empty};
@@ -17,7 +25,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     pin,
 };
 
@@ -57,7 +65,7 @@ impl HttpProber {
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEADER_BYTES)
             .title_case_headers(true) // for servers that compare names byte by byte
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Unfinished(stream)))
             .await
             .map_err(|error| from_hyper(&error))?;
         let connection = connection.fuse();
@@ -83,6 +91,38 @@ impl HttpProber {
         request.uri_mut().clone_from(&self.uri);
         request.headers_mut().clone_from(&self.headers);
         request
+    }
+}
+
+/// A stream that nobody says goodbye on: hyper would shut it down, which takes
+/// a FIN and its acknowledgement, only for it to be reset.
+struct Unfinished<S>(S);
+
+impl<S: AsyncRead + Unpin> AsyncRead for Unfinished<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Unfinished<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 
