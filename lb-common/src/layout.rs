@@ -9,8 +9,8 @@ pub const VERSION: u64 = 2;
 #[cfg(test)]
 mod tests {
     use crate::{
-        Ipv4, Ipv6, counters::*, flow::*, fragment::*, listener::*, note::*, security_group::*,
-        settings::*, target::*,
+        Ipv4, Ipv6, capture::*, counters::*, flow::*, fragment::*, listener::*, note::*,
+        security_group::*, settings::*, target::*,
     };
     use core::mem::{offset_of, size_of};
 
@@ -37,6 +37,9 @@ mod tests {
         assert_eq!(size_of::<InterfaceEntry>(), 16);
         assert_eq!(size_of::<Traffic>(), 40);
         assert_eq!(size_of::<Note>(), 32);
+        assert_eq!(size_of::<Capture>(), 304);
+        assert_eq!(size_of::<Head>(), 136);
+        assert_eq!(size_of::<Scratch>(), 8 + 136 + 16_384);
     }
 
     #[test]
@@ -51,6 +54,10 @@ mod tests {
         assert_eq!(offset_of!(TargetEntry, padding), 58);
         assert_eq!(offset_of!(ListenerKey4, port), 6);
         assert_eq!(offset_of!(ListenerKey6, port), 18);
+        assert_eq!(offset_of!(Capture, reasons), 24);
+        assert_eq!(offset_of!(Head, ends), 56);
+        // The frame follows the head at once.
+        assert_eq!(offset_of!(Scratch, before), 8 + size_of::<Head>());
     }
 
     #[test]
@@ -59,5 +66,7 @@ mod tests {
             assert_eq!(*reason as usize, index);
         }
         assert_eq!(DropReason::COUNT as usize, DropReason::ALL.len());
+        // A capture's filter has a bit for each.
+        const { assert!(DropReason::COUNT <= u64::BITS) };
     }
 }

@@ -11,6 +11,7 @@
 
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
+pub mod capture;
 pub mod checksum;
 pub mod counters;
 pub mod filter;

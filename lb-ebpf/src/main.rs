@@ -16,6 +16,7 @@
 #![cfg(target_arch = "bpf")]
 #![feature(asm_experimental_arch)]
 
+mod capture;
 mod egress;
 mod encap;
 mod family;
@@ -43,7 +44,7 @@ mod tunnel;
 mod work;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action, xdp_md},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -56,19 +57,25 @@ use transmit::Way;
 /// Takes frames of several buffers too, as jumbo frames are.
 #[xdp(frags)]
 pub fn xlb_ingress(ctx: XdpContext) -> u32 {
+    if capture::is_on() {
+        capture::arrive(ctx.ctx);
+    }
     let link = match ethernet::parse(&Packet::of_xdp(&ctx)) {
         Ok(link) => link,
-        Err(reason) => return conclude(Err(reason)),
+        Err(reason) => return conclude(ctx.ctx, Err(reason)),
     };
     match link.ethertype {
-        Ipv4::ETHERTYPE => conclude(pipeline::ingress::<Ipv4>(ctx.ctx, &link)),
-        Ipv6::ETHERTYPE => conclude(pipeline::ingress::<Ipv6>(ctx.ctx, &link)),
-        _ => conclude(Err(DropReason::NotIp)),
+        Ipv4::ETHERTYPE => conclude(ctx.ctx, pipeline::ingress::<Ipv4>(ctx.ctx, &link)),
+        Ipv6::ETHERTYPE => conclude(ctx.ctx, pipeline::ingress::<Ipv6>(ctx.ctx, &link)),
+        _ => conclude(ctx.ctx, Err(DropReason::NotIp)),
     }
 }
 
 #[inline(always)]
-fn conclude(result: Result<Way, DropReason>) -> u32 {
+fn conclude(ctx: *mut xdp_md, result: Result<Way, DropReason>) -> u32 {
+    if capture::is_on() {
+        capture::conclude(ctx, result);
+    }
     match result {
         Ok(Way::Stack | Way::Handoff(_)) => xdp_action::XDP_PASS,
         Ok(Way::Transmit) => xdp_action::XDP_TX,
@@ -87,7 +94,14 @@ fn conclude(result: Result<Way, DropReason>) -> u32 {
 /// `TC_ACT_UNSPEC` lets programs and filters behind this one have their say.
 #[classifier]
 pub fn xlb_egress(ctx: TcContext) -> i32 {
-    match egress::reply(&ctx) {
+    if capture::is_on() {
+        capture::depart(ctx.skb.skb);
+    }
+    let result = egress::reply(&ctx);
+    if capture::is_on() {
+        capture::conclude_reply(ctx.skb.skb, result);
+    }
+    match result {
         Ok(()) => TC_ACT_UNSPEC,
         Err(reason) if reason.is_drop() => {
             stats::count(reason);

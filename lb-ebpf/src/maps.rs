@@ -6,11 +6,12 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerfEventArray},
     macros::btf_map,
 };
 use lb_common::{
     Ipv4, Ipv6,
+    capture::Scratch,
     counters::{DropReason, Traffic},
     filter::Filter,
     flow::{FlowEntry, FlowKey},
@@ -144,3 +145,12 @@ pub static TARGET_TRAFFIC: PerCpuArray<Traffic, { MAX_TARGETS as usize }> = PerC
 
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::new();
+
+/// Where captured packets are put together. One element while nothing is
+/// captured; else one for each hook of each CPU, see [`crate::capture`].
+#[btf_map]
+pub static CAPTURE: Array<Scratch, 1> = Array::new();
+
+/// A buffer for each CPU, by which captured packets reach the agent.
+#[btf_map]
+pub static CAPTURED: PerfEventArray = PerfEventArray::new();

@@ -126,6 +126,7 @@ fn answer<F: Family>(
         _ => return Err(reason),
     }
     stats::count(reason);
+    work.answered = reason as u32;
     Ok(work.way)
 }
 

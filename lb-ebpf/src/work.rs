@@ -45,6 +45,9 @@ pub struct Work<F> {
     /// The largest packet that would have fitted, for one that was too big;
     /// else 0.
     pub mtu: u16,
+    /// The reason why its sender was answered, a `DropReason`; else what it was
+    /// before. For captures only, which clear it.
+    pub answered: u32,
 }
 
 /// Words of a slot.

@@ -5,6 +5,7 @@ mod addresses;
 mod adopt;
 mod attach;
 mod background;
+mod capture;
 mod explain;
 mod flows;
 mod maps;
@@ -36,6 +37,7 @@ use tracing::{error, info};
 pub use self::unload::unload;
 use self::{
     background::Background,
+    capture::Capture,
     process::{Signalled, Signals, raise_file_limit},
     state::{Saved, StateFile},
 };
@@ -136,6 +138,7 @@ async fn run_claimed(
         Err(_) if is_adopted => End::Leave,
         Err(_) => End::Unload,
     };
+    agent.leave_capture().await;
     let ended = match end {
         End::Leave => {
             agent.leave().await;
@@ -188,6 +191,7 @@ struct Agent {
     /// Entries that sweeps have removed.
     removed: u64,
     sweep: Background<io::Result<Swept>>,
+    capture: Capture,
     last_shortage: Option<Instant>,
     /// What the next agent is told.
     state: StateFile,
@@ -241,6 +245,7 @@ impl Agent {
             swept: Swept::default(),
             removed: 0,
             sweep: Background::default(),
+            capture: Capture::default(),
             last_shortage: None,
             state,
             has_history: false,
@@ -372,6 +377,8 @@ impl Agent {
                 // A sweep that takes longer than the interval is waited for.
                 _ = sweeps.tick(), if !self.sweep.is_busy() => self.sweep(),
                 Ok(result) = self.sweep.done() => self.swept(result),
+                Ok(loaded) = self.capture.loading.done() => self.begin_capture(loaded),
+                Ok(recorded) = self.capture.recording.done() => self.end_capture(recorded),
             }
         }
     }
@@ -389,6 +396,8 @@ impl Agent {
             }
             Request::Explain(request, answer) => drop(answer.send(self.explain(request))),
             Request::Flows(request, answer) => drop(answer.send(self.flows(&request))),
+            Request::Capture(request, answer) => self.capture(request, answer),
+            Request::StopCapture(answer) => drop(answer.send(self.stop_capture())),
             Request::Operate(request, answer) => drop(answer.send(self.operate(&request))),
         }
         None

@@ -4,6 +4,7 @@ pub mod address;
 pub mod agent;
 pub mod api;
 pub mod capabilities;
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod dataplane;

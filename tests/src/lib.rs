@@ -18,6 +18,7 @@ pub mod icmp;
 pub mod interrupt;
 pub mod iperf;
 pub mod netns;
+pub mod pcapng;
 pub mod process;
 pub mod programs;
 pub mod prometheus;

@@ -6,6 +6,7 @@ mod network {
     mod bystanders;
     mod capabilities;
     mod capacity;
+    mod capture;
     mod changes;
     mod clean;
     mod doctor;

@@ -15,6 +15,7 @@ mod packet {
 
     mod adopt;
     mod bad_input;
+    mod capture;
     mod devices;
     mod dsr;
     mod explain;

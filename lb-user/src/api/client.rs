@@ -11,13 +11,14 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
     client::conn::http1,
-    header::HOST,
+    header::{HOST, HeaderValue, TE},
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use super::{
-    ExplainRequest, Explanation, FlowsRequest, INVALID, Status, TargetReport, TargetRequest,
+    CaptureRequest, CaptureSummary, ExplainRequest, Explanation, FlowsRequest, INVALID, Status,
+    TargetReport, TargetRequest,
 };
 
 /// An agent that takes longer is stuck.
@@ -45,6 +46,9 @@ pub enum ClientError {
     /// What was asked for can't be done as it stands.
     #[error("{0}")]
     Invalid(String),
+    /// Something else is under way that it can't be done beside.
+    #[error("{0}")]
+    Conflict(String),
     #[error("the agent refused the request: {status}: {body}")]
     Refused { status: StatusCode, body: String },
     #[error("the agent's answer is not what this version of xlb understands")]
@@ -156,6 +160,65 @@ impl Lines {
     }
 }
 
+/// Has the agent on the socket `path` capture packets.
+///
+/// # Errors
+/// If none answers, the request makes no sense, or there is another capture.
+pub async fn capture(path: &Path, request: &CaptureRequest) -> Result<CaptureStream, ClientError> {
+    let body = serde_json::to_vec(request)?;
+    let response = in_time(send(path, Method::POST, "/api/capture", body.into())).await?;
+    if response.status() != StatusCode::OK {
+        let answer = in_time(whole(response)).await?;
+        answer.accepted()?;
+        return Err(ClientError::NotServing);
+    }
+    Ok(CaptureStream {
+        body: response.into_body(),
+        summary: None,
+    })
+}
+
+/// A capture under way, pcapng.
+#[derive(Debug)]
+pub struct CaptureStream {
+    body: Incoming,
+    summary: Option<CaptureSummary>,
+}
+
+impl CaptureStream {
+    /// The next bytes of it; `None` at its end. May be dropped and called again.
+    ///
+    /// # Errors
+    /// If it breaks off.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        while let Some(frame) = self.body.frame().await.transpose()? {
+            match frame.into_data() {
+                Ok(data) => return Ok(Some(data)),
+                Err(frame) => {
+                    let trailers = frame.into_trailers().ok();
+                    self.summary = trailers.as_ref().and_then(CaptureSummary::of);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What became of it, once it has ended; `None` if the agent doesn't say.
+    #[must_use]
+    pub fn summary(&self) -> Option<&CaptureSummary> {
+        self.summary.as_ref()
+    }
+}
+
+/// Asks the agent on the socket `path` to end the capture under way.
+///
+/// # Errors
+/// If none answers, or there is no capture.
+pub async fn stop_capture(path: &Path) -> Result<(), ClientError> {
+    let answer = ask(path, Method::POST, "/api/capture/stop", Bytes::new()).await?;
+    answer.accepted().map(drop)
+}
+
 /// Asks the agent on the socket `path` to do something about a target.
 ///
 /// # Errors
@@ -183,6 +246,7 @@ impl Answer {
             StatusCode::OK | StatusCode::ACCEPTED => Ok(self),
             StatusCode::SERVICE_UNAVAILABLE => Err(ClientError::NotServing),
             INVALID => Err(ClientError::Invalid(body())),
+            StatusCode::CONFLICT => Err(ClientError::Conflict(body())),
             status => Err(ClientError::Refused {
                 status,
                 body: body(),
@@ -229,9 +293,9 @@ async fn send(
     *request.method_mut() = method;
     // A constant path and host: neither can fail to parse.
     *request.uri_mut() = hyper::Uri::try_from(target).unwrap_or_default();
-    request
-        .headers_mut()
-        .insert(HOST, hyper::header::HeaderValue::from_static("xlb"));
+    let headers = request.headers_mut();
+    headers.insert(HOST, HeaderValue::from_static("xlb"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
     Ok(sender.send_request(request).await?)
 }
 

@@ -11,6 +11,8 @@
 //! | `POST /api/reload` | what is odd about the configuration, or why it isn't applied |
 //! | `POST /api/unload` | nothing; the agent takes everything back, and ends |
 //! | `POST /api/explain` with an [`ExplainRequest`] | [`Explanation`] |
+//! | `POST /api/capture` with a [`CaptureRequest`] | pcapng, and a [`CaptureSummary`] as trailer |
+//! | `POST /api/capture/stop` | nothing; the capture under way ends |
 //! | `POST /api/flows` with a [`FlowsRequest`] | a [`FlowRecord`] a line, or one [`FlowCount`] |
 //! | `POST /api/target` with a [`TargetRequest`] | [`TargetReport`] |
 //!
@@ -18,6 +20,7 @@
 //! 422 and a sentence.
 
 mod admin;
+mod capture;
 mod client;
 mod explain;
 mod flows;
@@ -32,9 +35,13 @@ mod target;
 use hyper::StatusCode;
 
 pub use admin::{AdminListenError, AdminListener};
+pub use capture::{
+    CaptureEnd, CaptureError, CaptureReceiver, CaptureRequest, CaptureSender, CaptureSummary,
+    MOST_SECONDS,
+};
 pub use client::{
-    ClientError, Lines, explain as fetch_explanation, flows as fetch_flows, operate, reload,
-    status as fetch_status, unload,
+    CaptureStream, ClientError, Lines, capture as fetch_capture, explain as fetch_explanation,
+    flows as fetch_flows, operate, reload, status as fetch_status, stop_capture, unload,
 };
 pub use explain::{
     Device, ExplainError, ExplainRequest, ExplainedListener, ExplainedRule, ExplainedTarget,

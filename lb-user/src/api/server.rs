@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, Limited, StreamBody};
 use hyper::{
     Method, Request as HttpRequest, StatusCode,
     body::{Frame, Incoming},
-    header::HOST,
+    header::{HOST, HeaderValue, TRAILER},
     server::conn::http1,
     service::service_fn,
 };
@@ -22,8 +22,10 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    ExplainError, ExplainRequest, Explainer, FlowsError, FlowsReader, FlowsRequest, OperateError,
-    Pulse, ReloadError, Status, TargetReport, TargetRequest,
+    CaptureError, CaptureReceiver, CaptureRequest, ExplainError, ExplainRequest, Explainer,
+    FlowsError, FlowsReader, FlowsRequest, OperateError, Pulse, ReloadError, Status, TargetReport,
+    TargetRequest,
+    capture::SUMMARY,
     response::{self, Response},
 };
 use crate::{
@@ -60,6 +62,11 @@ pub enum Request {
         FlowsRequest,
         oneshot::Sender<Result<FlowsReader, FlowsError>>,
     ),
+    Capture(
+        CaptureRequest,
+        oneshot::Sender<Result<CaptureReceiver, CaptureError>>,
+    ),
+    StopCapture(oneshot::Sender<Result<(), CaptureError>>),
     Operate(
         TargetRequest,
         oneshot::Sender<Result<TargetReport, OperateError>>,
@@ -156,10 +163,12 @@ enum Route {
     Unload,
     Explain,
     Flows,
+    Capture,
+    StopCapture,
     Target,
 }
 
-static ROUTES: [(&str, Method, Route); 10] = [
+static ROUTES: [(&str, Method, Route); 12] = [
     ("/", Method::GET, Route::Page),
     ("/live", Method::GET, Route::Live),
     ("/ready", Method::GET, Route::Ready),
@@ -169,6 +178,8 @@ static ROUTES: [(&str, Method, Route); 10] = [
     ("/api/unload", Method::POST, Route::Unload),
     ("/api/explain", Method::POST, Route::Explain),
     ("/api/flows", Method::POST, Route::Flows),
+    ("/api/capture", Method::POST, Route::Capture),
+    ("/api/capture/stop", Method::POST, Route::StopCapture),
     ("/api/target", Method::POST, Route::Target),
 ];
 
@@ -189,6 +200,8 @@ async fn answer(
         Ok(Route::Unload) => unload(handle).await,
         Ok(Route::Explain) => explain(handle, request.into_body()).await,
         Ok(Route::Flows) => flows(handle, request.into_body()).await,
+        Ok(Route::Capture) => capture(handle, request.into_body()).await,
+        Ok(Route::StopCapture) => stop_capture(handle).await,
         Ok(Route::Target) => operate(handle, request.into_body()).await,
     })
 }
@@ -358,6 +371,37 @@ async fn flows(handle: &Handle, body: Incoming) -> Response {
     let lines = poll_fn(move |context| lines.poll_recv(context));
     let body = StreamBody::new(lines.map_ok(Frame::data));
     response::typed("application/x-ndjson", body.boxed_unsync())
+}
+
+/// Sends packets as they are captured.
+async fn capture(handle: &Handle, body: Incoming) -> Response {
+    let request = match read(body).await {
+        Ok(request) => request,
+        Err(error) => return response::text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+    };
+    match ask(handle, |answer| Request::Capture(request, answer)).await {
+        Some(Ok(mut parts)) => {
+            let parts = poll_fn(move |context| parts.poll_recv(context));
+            let body = StreamBody::new(parts).boxed_unsync();
+            let mut response = response::typed("application/x-pcapng", body);
+            let trailer = HeaderValue::from(SUMMARY);
+            response.headers_mut().insert(TRAILER, trailer);
+            response
+        }
+        Some(Err(error)) => {
+            let status = error.status();
+            response::text(status, &format!("{:#}\n", anyhow::Error::from(error)))
+        }
+        None => response::not_serving(),
+    }
+}
+
+async fn stop_capture(handle: &Handle) -> Response {
+    match ask(handle, Request::StopCapture).await {
+        Some(Ok(())) => response::text(StatusCode::ACCEPTED, "stopping\n"),
+        Some(Err(error)) => response::text(error.status(), &format!("{error}\n")),
+        None => response::not_serving(),
+    }
 }
 
 async fn operate(handle: &Handle, body: Incoming) -> Response {

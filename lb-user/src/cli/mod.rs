@@ -1,5 +1,6 @@
 //! The command line.
 
+mod capture;
 mod check;
 mod completions;
 mod doctor;
@@ -71,6 +72,7 @@ enum Command {
     Top(top::Top),
     Flows(flows::Flows),
     Explain(explain::Explain),
+    Capture(capture::Capture),
     Drain(target::Drain),
     Enable(target::Enable),
     Weight(target::Weight),
@@ -144,6 +146,7 @@ pub fn main() -> ExitCode {
         Command::Top(command) => top::run(&command),
         Command::Flows(command) => flows::run(&command),
         Command::Explain(command) => explain::run(&command),
+        Command::Capture(command) => capture::run(&command),
         Command::Drain(command) => target::drain(&command),
         Command::Enable(command) => target::enable(&command),
         Command::Weight(command) => target::weight(&command),

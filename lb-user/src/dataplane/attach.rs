@@ -14,13 +14,15 @@ use aya::{
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as Flags,
         links::FdLink,
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
+        tc::{
+            self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle,
+        },
         xdp::XdpLink,
     },
 };
 use tracing::warn;
 
-use self::held::{By, Held, hold, swap};
+use self::held::{By, Held, SwapError, hold, swap};
 use super::{
     EGRESS, HANDOFF, INGRESS,
     error::{AttachError, chain, errno},
@@ -96,6 +98,33 @@ impl Attachment {
         }
     }
 
+    /// Puts the programs of another copy of the object in the place of those that
+    /// are there: a packet meets the one or the other.
+    pub(super) fn run(&mut self, ebpf: &mut Ebpf) -> Result<(), AttachError> {
+        let interface = &self.interface;
+        let failed = |reason| not_replaced(interface, reason);
+        let xdp: &mut Xdp = program(ebpf, INGRESS)?;
+        let updated = self.xdp.1.by.update(|link| update_xdp(xdp, link));
+        updated.map_err(failed)?;
+        for ((name, ..), held) in CLASSIFIERS.iter().zip(&mut self.tc.1) {
+            let classifier: &mut SchedClassifier = program(ebpf, name)?;
+            let updated = match held.by {
+                By::Filter {
+                    hook,
+                    priority,
+                    handle,
+                } => attach_to_filter(classifier, interface, hook, priority, handle)
+                    .and_then(|id| classifier.take_link(id))
+                    // See `attach_clsact`.
+                    .map(std::mem::forget)
+                    .map_err(|error| chain(&error)),
+                By::Link { .. } => held.by.update(|link| update_tcx(classifier, link)),
+            };
+            updated.map_err(failed)?;
+        }
+        Ok(())
+    }
+
     /// XDP first: what it hands off must find its program at tc.
     pub(super) fn detach(self) -> Result<(), AttachError> {
         let mut result = self.xdp.1.detach(&self.interface);
@@ -161,11 +190,8 @@ fn attach_xdp(
             continue;
         }
         let path = pins.link(options.index, hook);
-        let by = swap(path, |link| {
-            let id = program.attach_to_link(XdpLink::try_from(link)?)?;
-            Ok(program.take_link(id)?.try_into()?)
-        })
-        .map_err(|reason| not_replaced(options, reason))?;
+        let by = swap(path, |link| update_xdp(program, link))
+            .map_err(|reason| not_replaced(options.interface, reason))?;
         return Ok((kind, Held::replaced(by)));
     }
     let (kind, link) = attach_new_xdp(program, options)?;
@@ -290,10 +316,7 @@ fn attach_tcx(
 ) -> Result<Held, String> {
     if let Some(pins) = pins.filter(|pins| pins.holds(options.index, pin)) {
         let path = pins.link(options.index, pin);
-        let by = swap(path, |link| {
-            let id = classifier.attach_to_link(SchedClassifierLink::try_from(link)?)?;
-            Ok(classifier.take_link(id)?.try_into()?)
-        })?;
+        let by = swap(path, |link| update_tcx(classifier, link))?;
         return Ok(Held::replaced(by));
     }
     let tcx = TcAttachOptions::TcxOrder(LinkOrder::default());
@@ -318,9 +341,7 @@ fn attach_clsact(
         Some(filter) => {
             let (priority, (major, minor)) = (filter.priority(), filter.handle());
             let handle = TcHandle::new(major, minor);
-            SchedClassifierLink::attached(options.interface, hook, priority, handle, None)
-                .map_err(ProgramError::IOError)
-                .and_then(|link| classifier.attach_to_link(link))
+            attach_to_filter(classifier, options.interface, hook, priority, handle)
         }
         None => {
             let anywhere = TcAttachOptions::Netlink(NlOptions::default());
@@ -347,9 +368,30 @@ fn attach_clsact(
     })
 }
 
-fn not_replaced(options: &AttachOptions<'_>, reason: String) -> AttachError {
+fn attach_to_filter(
+    classifier: &mut SchedClassifier,
+    interface: &str,
+    hook: TcAttachType,
+    priority: u16,
+    handle: TcHandle,
+) -> Result<SchedClassifierLinkId, ProgramError> {
+    let link = SchedClassifierLink::attached(interface, hook, priority, handle, None);
+    classifier.attach_to_link(link.map_err(ProgramError::IOError)?)
+}
+
+fn update_xdp(program: &mut Xdp, link: FdLink) -> Result<FdLink, SwapError> {
+    let id = program.attach_to_link(XdpLink::try_from(link)?)?;
+    Ok(program.take_link(id)?.try_into()?)
+}
+
+fn update_tcx(classifier: &mut SchedClassifier, link: FdLink) -> Result<FdLink, SwapError> {
+    let id = classifier.attach_to_link(SchedClassifierLink::try_from(link)?)?;
+    Ok(classifier.take_link(id)?.try_into()?)
+}
+
+fn not_replaced(interface: &str, reason: String) -> AttachError {
     AttachError::Swap {
-        interface: options.interface.to_owned(),
+        interface: interface.to_owned(),
         reason,
     }
 }

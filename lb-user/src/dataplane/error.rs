@@ -3,7 +3,7 @@
 
 use std::{error::Error, io, path::PathBuf};
 
-use aya::{EbpfError, programs::ProgramError};
+use aya::{EbpfError, maps::perf::PerfBufferError, programs::ProgramError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -32,6 +32,14 @@ pub enum LoadError {
     Incomplete { name: &'static str },
     #[error("the verifier's statistics of {name} aren't in the form that is known: {log}")]
     Statistics { name: &'static str, log: String },
+    #[error("could not find out which CPUs there are")]
+    Cpus(#[source] io::Error),
+    #[error("the kernel gives no buffer for what CPU {cpu} captures")]
+    Buffer {
+        cpu: u32,
+        #[source]
+        source: PerfBufferError,
+    },
     #[error(transparent)]
     Map(#[from] MapError),
     #[error(transparent)]
@@ -106,6 +114,12 @@ pub enum MapError {
     Missing { name: &'static str },
     #[error("the BPF object has a map {name} that nobody knows: this build of xlb is broken")]
     Unclassified { name: String },
+    #[error("the map {name} can't be shared")]
+    Share {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("the map {name} is full: raise {setting} and restart xlb")]
     Full {
         name: &'static str,

@@ -10,7 +10,9 @@ use aya::{
     programs::{Program, ProgramError},
 };
 
-use super::{EGRESS, HANDOFF, INGRESS, error::LoadError, open, syscall};
+use lb_common::capture::Capture;
+
+use super::{EGRESS, HANDOFF, INGRESS, Opening, error::LoadError, syscall};
 use crate::config::Capacity;
 
 /// One program's.
@@ -33,14 +35,20 @@ pub struct Figures {
     pub maps: usize,
 }
 
-/// Loads every program, to tell what it costs, and lets go of it.
+/// Loads every program, to tell what it costs, and lets go of it: the programs
+/// as they are, or those that capture.
 ///
 /// While it runs this whole process can't open a file.
 ///
 /// # Errors
 /// As [`super::Dataplane::load`].
-pub fn figures(capacity: &Capacity) -> Result<Vec<Figures>, LoadError> {
-    let mut ebpf = open(capacity, VerifierLogLevel::STATS, None, |_| true)?;
+pub fn figures(capacity: &Capacity, capture: Option<&Capture>) -> Result<Vec<Figures>, LoadError> {
+    let mut ebpf = Opening {
+        log: VerifierLogLevel::STATS,
+        capture,
+        ..Opening::new(capacity)
+    }
+    .open()?;
     [INGRESS, EGRESS, HANDOFF]
         .into_iter()
         .map(|name| of(&mut ebpf, name))

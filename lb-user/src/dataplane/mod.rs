@@ -3,6 +3,7 @@
 
 mod attach;
 mod bpffs;
+mod capture;
 mod error;
 mod family;
 mod figures;
@@ -10,6 +11,7 @@ mod flows;
 mod kernel;
 mod listing;
 mod maps;
+mod originals;
 mod pins;
 mod replica;
 mod resize;
@@ -24,13 +26,15 @@ use aya::{
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 use lb_common::{
+    capture::Capture,
     counters::{DropReason, Traffic},
     limits::MAX_SECURITY_PREFIXES,
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 pub use attach::{AttachOptions, Attached, TcHook, XdpHook};
 pub use bpffs::{is_bpffs, mount as mount_bpffs};
+pub use capture::{Buffer, Captured, Captures, Capturing, CapturingModel, Lost};
 pub use error::{AttachError, LoadError, MapError, PinError};
 pub use figures::{Figures, figures};
 pub use flows::{FlowTables, Flows};
@@ -40,7 +44,7 @@ pub use pins::Pins;
 pub use replica::{Action, Arrival, Model, Outcome, Replica, ReplicaError};
 pub use sweep::{FamilyFlows, Sweep, Swept};
 
-use self::{resize::Resize, shape::Resized};
+use self::{originals::Originals, resize::Resize, shape::Resized};
 use crate::{
     config::Capacity,
     reconcile::{Change, MapState},
@@ -68,7 +72,9 @@ pub struct Dataplane {
     pins: Option<Pins>,
     adopted: bool,
     resize: Option<Resize>,
-    originals: replica::Originals,
+    originals: Originals,
+    /// What runs in the place of the programs of `ebpf`.
+    capturing: Option<Capturing>,
 }
 
 impl Dataplane {
@@ -108,16 +114,13 @@ impl Dataplane {
         adopted: bool,
         resized: &[Resized],
     ) -> Result<Self, LoadError> {
-        let is_adopted = |name: &str| !resized.iter().any(|it| it.name == name);
-        let log = VerifierLogLevel::default();
-        let mut ebpf = open(capacity, log, pins.as_ref(), is_adopted)?;
-        let ingress: &mut Xdp = program(&mut ebpf, INGRESS)?;
-        patiently(|| ingress.load()).map_err(|error| LoadError::from_program(INGRESS, error))?;
-        for name in [EGRESS, HANDOFF] {
-            let classifier: &mut SchedClassifier = program(&mut ebpf, name)?;
-            patiently(|| classifier.load())
-                .map_err(|error| LoadError::from_program(name, error))?;
+        let mut ebpf = Opening {
+            pins: pins.as_ref(),
+            resized,
+            ..Opening::new(capacity)
         }
+        .open()?;
+        load(&mut ebpf)?;
         if let Some(pins) = &pins {
             pins.pin_maps(ebpf.maps().filter(|(name, _)| shape::is_kept(name)))?;
         }
@@ -126,7 +129,7 @@ impl Dataplane {
             _ => None,
         };
         // Only now: the programs refer to the maps by file descriptors.
-        let originals = replica::Originals::of(&ebpf, capacity)?;
+        let originals = Originals::of(&ebpf, capacity)?;
         let maps = maps::Maps::take(&mut ebpf)?;
         Ok(Self {
             ebpf,
@@ -136,6 +139,7 @@ impl Dataplane {
             adopted,
             resize,
             originals,
+            capturing: None,
         })
     }
 
@@ -181,8 +185,17 @@ impl Dataplane {
     /// interface by then is detached again, but for the qdisc and what was
     /// replaced.
     pub fn attach(&mut self, options: &AttachOptions<'_>) -> Result<Attached, AttachError> {
-        let attachment = attach::attach(&mut self.ebpf, self.pins.as_ref(), options)?;
+        let mut attachment = attach::attach(&mut self.ebpf, self.pins.as_ref(), options)?;
         let attached = attachment.hooks();
+        if let Some(capturing) = &mut self.capturing
+            && let Err(error) = capturing.take_over(&mut attachment)
+        {
+            let error = error::chain(&error);
+            warn!(
+                interface = options.interface,
+                error, "nothing is captured there"
+            );
+        }
         self.attachments.insert(options.index, attachment);
         Ok(attached)
     }
@@ -318,7 +331,48 @@ impl Dataplane {
     /// # Errors
     /// If what flows depend on can't be read, or a map not be duplicated.
     pub fn model(&self) -> Result<Model, MapError> {
-        self.originals.model(self.maps.listing()?)
+        Model::new(self.originals.again()?, self.maps.listing()?)
+    }
+
+    /// What programs that capture are loaded from.
+    ///
+    /// # Errors
+    /// If a map can't be duplicated.
+    pub fn capturing_model(&self) -> Result<CapturingModel, MapError> {
+        Ok(CapturingModel::new(self.originals.again()?))
+    }
+
+    /// Has programs that capture take the place of those that are attached. They
+    /// use the same maps, so no flow notices.
+    ///
+    /// # Errors
+    /// If a program can't be replaced. All is as before then, as far as the
+    /// kernel lets it.
+    pub fn begin_capture(&mut self, mut capturing: Capturing) -> Result<(), AttachError> {
+        let mut attachments = self.attachments.values_mut();
+        let result = attachments.try_for_each(|attachment| capturing.take_over(attachment));
+        self.capturing = Some(capturing);
+        result.inspect_err(|_| {
+            if let Err(error) = self.end_capture() {
+                debug!(error = error::chain(&error), "nor put back");
+            }
+        })
+    }
+
+    /// Puts the usual programs back in their places; the first failure is
+    /// returned after all have been tried.
+    ///
+    /// # Errors
+    /// If one can't be replaced.
+    pub fn end_capture(&mut self) -> Result<(), AttachError> {
+        let mut result = Ok(());
+        if self.capturing.take().is_some() {
+            for attachment in self.attachments.values_mut() {
+                let back = attachment.run(&mut self.ebpf);
+                result = result.and(back);
+            }
+        }
+        result
     }
 
     /// Handles to the flow tables, to read them from any thread.
@@ -334,7 +388,7 @@ impl Dataplane {
     /// # Errors
     /// If the object lacks it.
     pub fn ingress(&mut self) -> Result<&mut Xdp, LoadError> {
-        program(&mut self.ebpf, INGRESS)
+        program(self.running(), INGRESS)
     }
 
     /// The loaded egress program, likewise.
@@ -342,7 +396,7 @@ impl Dataplane {
     /// # Errors
     /// If the object lacks it.
     pub fn egress(&mut self) -> Result<&mut SchedClassifier, LoadError> {
-        program(&mut self.ebpf, EGRESS)
+        program(self.running(), EGRESS)
     }
 
     /// The loaded handoff program, likewise.
@@ -350,7 +404,15 @@ impl Dataplane {
     /// # Errors
     /// If the object lacks it.
     pub fn handoff(&mut self) -> Result<&mut SchedClassifier, LoadError> {
-        program(&mut self.ebpf, HANDOFF)
+        program(self.running(), HANDOFF)
+    }
+
+    /// The object whose programs are attached.
+    fn running(&mut self) -> &mut Ebpf {
+        match &mut self.capturing {
+            Some(capturing) => capturing.object(),
+            None => &mut self.ebpf,
+        }
     }
 }
 
@@ -365,29 +427,63 @@ impl Drop for Dataplane {
     }
 }
 
-/// The object with maps for `capacity`, the pinned ones of those that are to be
-/// adopted. Its programs aren't loaded yet.
-fn open(
-    capacity: &Capacity,
+/// How the object is to be opened.
+#[derive(Clone, Copy)]
+struct Opening<'a> {
+    capacity: &'a Capacity,
     log: VerifierLogLevel,
-    pins: Option<&Pins>,
-    is_adopted: impl Fn(&str) -> bool,
-) -> Result<Ebpf, LoadError> {
-    let mut pinned = pins.map_or(Ok(Vec::new()), Pins::map_names)?;
-    pinned.retain(|name| shape::is_kept(name) && is_adopted(name));
-    let mut loader = EbpfLoader::new();
-    for (name, size) in shape::sizes(capacity) {
-        loader.map_max_entries(name, size);
-    }
-    if let Some(pins) = pins {
-        for name in &pinned {
-            loader.map_pin_path(name, pins.map(name));
+    /// The pinned maps are adopted, but for those that are resized.
+    pins: Option<&'a Pins>,
+    resized: &'a [Resized],
+    capture: Option<&'a Capture>,
+}
+
+impl<'a> Opening<'a> {
+    /// With maps of its own, and capturing nothing.
+    fn new(capacity: &'a Capacity) -> Self {
+        Self {
+            capacity,
+            log: VerifierLogLevel::default(),
+            pins: None,
+            resized: &[],
+            capture: None,
         }
     }
-    loader
-        .verifier_log_level(log)
-        .load(OBJECT)
-        .map_err(LoadError::from_object)
+
+    /// Makes the maps. The programs aren't loaded yet.
+    fn open(self) -> Result<Ebpf, LoadError> {
+        let is_adopted = |name: &str| !self.resized.iter().any(|it| it.name == name);
+        let mut pinned = self.pins.map_or(Ok(Vec::new()), Pins::map_names)?;
+        pinned.retain(|name| shape::is_kept(name) && is_adopted(name));
+        let mut loader = EbpfLoader::new();
+        for (name, size) in shape::sizes(self.capacity) {
+            loader.map_max_entries(name, size);
+        }
+        if let Some(pins) = self.pins {
+            for name in &pinned {
+                loader.map_pin_path(name, pins.map(name));
+            }
+        }
+        if let Some(capture) = self.capture {
+            loader.override_global(lb_common::capture::CONSTANT, capture, true);
+            loader.map_max_entries(capture::SCRATCH, capture::scratches()?);
+        }
+        loader
+            .verifier_log_level(self.log)
+            .load(OBJECT)
+            .map_err(LoadError::from_object)
+    }
+}
+
+/// Loads all programs of an object.
+fn load(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let ingress: &mut Xdp = program(ebpf, INGRESS)?;
+    patiently(|| ingress.load()).map_err(|error| LoadError::from_program(INGRESS, error))?;
+    for name in [EGRESS, HANDOFF] {
+        let classifier: &mut SchedClassifier = program(ebpf, name)?;
+        patiently(|| classifier.load()).map_err(|error| LoadError::from_program(name, error))?;
+    }
+    Ok(())
 }
 
 /// Loads a program again if the kernel was disturbed: the verifier gives up with

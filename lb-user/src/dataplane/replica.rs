@@ -35,25 +35,17 @@ use super::{
     flows::Flows,
     listing::{Flow, Listing},
     maps::{count, sum},
+    originals::Originals,
     program,
     sweep::monotonic_seconds,
     syscall,
 };
-use crate::config::Capacity;
 
 /// How often a packet is run at most: once more for each port that its search
 /// may find taken.
 const RUNS: usize = 512;
 /// Bytes that an answer or an outer header may add to a frame.
 const GROWTH: usize = 1_024;
-
-/// Handles to the real data path's maps.
-#[derive(Debug)]
-pub(super) struct Originals {
-    shared: Vec<(&'static str, OwnedFd)>,
-    rates: Rates,
-    capacity: Capacity,
-}
 
 /// Counters that a new flow depends on.
 #[derive(Debug)]
@@ -67,6 +59,7 @@ struct Rates {
 #[derive(Debug)]
 pub struct Model {
     originals: Originals,
+    rates: Rates,
     listing: Listing,
 }
 

@@ -17,7 +17,7 @@ use crate::config::Capacity;
 
 /// Maps that hold nothing which a packet needs of those before it: each start
 /// makes them anew, so they may change with every build.
-const SCRATCH: [&str; 3] = ["WORK", "ROUTES", "ICMP_RATE"];
+const SCRATCH: [&str; 5] = ["WORK", "ROUTES", "ICMP_RATE", "CAPTURE", "CAPTURED"];
 
 /// Maps that a build with others goes on without: what they hold is over in
 /// seconds, or is counted from zero then.

@@ -91,6 +91,12 @@ fn a_user_with_these_capabilities_is_enough() -> Result<()> {
         ensure!(sets[2] == NEEDED, "{sets:x?}");
     }
     ensure!(scenario.spread(50)?.by_name.len() == 2, "one target only");
+    // It may capture, too.
+    let captured =
+        scenario
+            .xlb
+            .answer(&["capture", "-w", "/dev/null", "--seconds", "1", "--json"])?;
+    ensure!(captured.contains("\"seconds\""), "{captured}");
     // A change of health goes all the way to the maps.
     let mut scenario = scenario;
     scenario.servers.remove(0);

@@ -16,7 +16,7 @@ use crate::dataplane::{
 /// A program at its hook.
 #[derive(Debug)]
 pub(super) struct Held {
-    by: By,
+    pub(super) by: By,
     /// It wasn't there before.
     pub(super) is_new: bool,
 }
@@ -25,7 +25,10 @@ pub(super) struct Held {
 pub(super) enum By {
     /// Detached when it is dropped, unless it is pinned. Held all the same: so
     /// it outlives the loss of its pin, too.
-    Link { link: FdLink, pin: Option<PathBuf> },
+    Link {
+        link: Option<FdLink>,
+        pin: Option<PathBuf>,
+    },
     Filter {
         hook: TcAttachType,
         priority: u16,
@@ -65,6 +68,27 @@ impl Held {
     }
 }
 
+impl By {
+    /// Puts another program in the place of the link's.
+    pub(super) fn update(
+        &mut self,
+        update: impl FnOnce(FdLink) -> Result<FdLink, SwapError>,
+    ) -> Result<(), String> {
+        let Self::Link { link, pin } = self else {
+            return Err("it is a filter".to_owned());
+        };
+        // aya lets go of a link that it can't update: of a pinned one that is a
+        // second handle.
+        let taken = match pin.as_ref().filter(|pin| pin.exists()) {
+            Some(pin) => PinnedLink::from_pin(pin).map(FdLink::from),
+            None => link.take().ok_or(LinkError::InvalidLink),
+        };
+        let updated = taken.map_err(SwapError::from).and_then(update);
+        *link = Some(updated.map_err(|error| chain(&error))?);
+        Ok(())
+    }
+}
+
 /// Puts another program in the place of a pinned link's.
 pub(super) fn swap(
     path: PathBuf,
@@ -74,7 +98,7 @@ pub(super) fn swap(
         .map_err(SwapError::from)
         .and_then(|link| update(FdLink::from(link)))
         .map_err(|error| chain(&error))?;
-    let pin = Some(path);
+    let (link, pin) = (Some(link), Some(path));
     Ok(By::Link { link, pin })
 }
 
@@ -94,7 +118,8 @@ pub(super) fn hold(
     hook: Hook,
 ) -> Result<By, PinError> {
     let Some(pins) = pins else {
-        return Ok(By::Link { link, pin: None });
+        let (link, pin) = (Some(link), None);
+        return Ok(By::Link { link, pin });
     };
     let path = pins.link(index, hook);
     // One of an interface that had the same index.
@@ -104,6 +129,6 @@ pub(super) fn hold(
         path: path.clone(),
         source: io::Error::other(error),
     })?;
-    let (link, pin) = (FdLink::from(link), Some(path));
+    let (link, pin) = (Some(FdLink::from(link)), Some(path));
     Ok(By::Link { link, pin })
 }

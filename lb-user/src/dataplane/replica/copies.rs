@@ -98,7 +98,7 @@ impl Replica {
 
     /// Copies what the packet's listener and its source have begun this second.
     pub(super) fn copy_rates(&self, packet: &Arrival<'_>) -> io::Result<()> {
-        let real = &self.model.originals.rates;
+        let real = &self.model.rates;
         if let Some(id) = packet.listener
             && let Some(window) = syscall::look_up::<_, Window>(real.listeners.as_fd(), &id)?
         {
@@ -115,7 +115,7 @@ impl Replica {
 
     /// Copies the number of every target's established flows.
     pub(super) fn copy_target_flows(&self) -> io::Result<()> {
-        let real = self.model.originals.rates.target_flows.as_fd();
+        let real = self.model.rates.target_flows.as_fd();
         copy_array(real, self.rates.target_flows.as_fd())
     }
 }

@@ -1,19 +1,18 @@
 //! Loading the programs once more, with some of the real maps.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use aya::programs::Xdp;
 
-use aya::{Ebpf, VerifierLogLevel, maps::Map, programs::Xdp};
-
-use super::{Model, Originals, Rates, Replica, ReplicaError};
+use super::{Model, Rates, Replica, ReplicaError};
 use crate::{
     config::Capacity,
     dataplane::{
-        INGRESS,
+        INGRESS, Opening,
         error::{LoadError, MapError},
         flows::{Flows, duplicate, handle},
         listing::Listing,
         maps::open,
-        open as open_object, patiently, program, syscall,
+        originals::{LISTENER_RATES, Originals, SOURCE_RATES, TARGET_FLOWS},
+        patiently, program,
     },
 };
 
@@ -37,7 +36,9 @@ const SHARED: [&str; 15] = [
 ];
 
 /// Maps that the data path writes, too.
-const OWN: [&str; 15] = [
+const OWN: [&str; 17] = [
+    "CAPTURE",
+    "CAPTURED",
     "DROPS",
     "ESTABLISHED_V4",
     "ESTABLISHED_V6",
@@ -55,52 +56,26 @@ const OWN: [&str; 15] = [
     "WORK",
 ];
 
-const LISTENER_RATES: &str = "LISTENER_RATES";
-const SOURCE_RATES: &str = "SOURCE_RATES";
-const TARGET_FLOWS: &str = "TARGET_FLOWS";
-
 /// Flows that a replica has room for: more than it ever copies.
 const FLOWS: u32 = 4_096;
 
-impl Originals {
-    /// To be called while the maps are still the object's.
-    pub(in crate::dataplane) fn of(ebpf: &Ebpf, capacity: &Capacity) -> Result<Self, MapError> {
-        let shared = |name| Ok((name, duplicate(fd(ebpf, name)?, name)?));
+impl Model {
+    pub(in crate::dataplane) fn new(
+        originals: Originals,
+        listing: Listing,
+    ) -> Result<Self, MapError> {
+        let handle = |name| duplicate(originals.map(name)?, name);
         Ok(Self {
-            shared: SHARED
-                .into_iter()
-                .map(shared)
-                .collect::<Result<_, MapError>>()?,
             rates: Rates {
-                listeners: duplicate(fd(ebpf, LISTENER_RATES)?, LISTENER_RATES)?,
-                sources: duplicate(fd(ebpf, SOURCE_RATES)?, SOURCE_RATES)?,
-                target_flows: duplicate(fd(ebpf, TARGET_FLOWS)?, TARGET_FLOWS)?,
+                listeners: handle(LISTENER_RATES)?,
+                sources: handle(SOURCE_RATES)?,
+                target_flows: handle(TARGET_FLOWS)?,
             },
-            capacity: *capacity,
+            originals,
+            listing,
         })
     }
 
-    pub(in crate::dataplane) fn model(&self, listing: Listing) -> Result<Model, MapError> {
-        let shared =
-            |(name, fd): &(&'static str, OwnedFd)| Ok((*name, duplicate(fd.as_fd(), name)?));
-        let originals = Self {
-            shared: self
-                .shared
-                .iter()
-                .map(shared)
-                .collect::<Result<_, MapError>>()?,
-            rates: Rates {
-                listeners: duplicate(self.rates.listeners.as_fd(), LISTENER_RATES)?,
-                sources: duplicate(self.rates.sources.as_fd(), SOURCE_RATES)?,
-                target_flows: duplicate(self.rates.target_flows.as_fd(), TARGET_FLOWS)?,
-            },
-            capacity: self.capacity,
-        };
-        Ok(Model { originals, listing })
-    }
-}
-
-impl Model {
     /// Loads the replica, which takes as long as to load the real one.
     ///
     /// # Errors
@@ -109,9 +84,9 @@ impl Model {
         let capacity = Capacity {
             flows: FLOWS,
             half_open_flows: FLOWS,
-            ..self.originals.capacity
+            ..*self.originals.capacity()
         };
-        let mut ebpf = open_object(&capacity, VerifierLogLevel::default(), None, |_| false)?;
+        let mut ebpf = Opening::new(&capacity).open()?;
         for (name, _) in ebpf.maps() {
             let is_constant = name.starts_with('.');
             if !is_constant && !SHARED.contains(&name) && !OWN.contains(&name) {
@@ -121,10 +96,7 @@ impl Model {
                 .into());
             }
         }
-        for (name, original) in &self.originals.shared {
-            // The program finds its maps by these descriptors when it is loaded.
-            syscall::replace(fd(&ebpf, name)?, original.as_fd())?;
-        }
+        self.originals.lend(&ebpf, |name| SHARED.contains(&name))?;
         let ingress: &mut Xdp = program(&mut ebpf, INGRESS)?;
         patiently(|| ingress.load()).map_err(|error| LoadError::from_program(INGRESS, error))?;
         Ok(Replica {
@@ -139,20 +111,5 @@ impl Model {
             ebpf,
             model: self,
         })
-    }
-}
-
-/// The descriptor of one of the object's maps.
-fn fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, MapError> {
-    match ebpf.map(name) {
-        Some(
-            Map::Array(map)
-            | Map::ArrayOfMaps(map)
-            | Map::HashMap(map)
-            | Map::LpmTrie(map)
-            | Map::LruHashMap(map)
-            | Map::PerCpuArray(map),
-        ) => Ok(map.fd().as_fd()),
-        _ => Err(MapError::Missing { name }),
     }
 }
