@@ -302,6 +302,30 @@ fn thousands_of_destinations() -> Result<()> {
 
 /// Each kind of change is told, a burst as one at once and one later, and a
 /// storm once a second.
+/// One socket answers one dump at a time. Some lose interest half-way, as an
+/// agent does that looks again before it has seen all.
+#[test]
+fn many_look_at_once() -> Result<()> {
+    let rig = Rig::new()?;
+    for number in 0..200 {
+        rig.host
+            .ip(&format!("addr add 10.9.3.{number}/32 dev eth0"))?;
+    }
+    rig.run(|| async {
+        let netlink = Netlink::open()?;
+        for _ in 0..20 {
+            let impatient = timeout(Duration::from_micros(700), snapshot(&netlink));
+            let (left, a, b) = tokio::join!(impatient, snapshot(&netlink), snapshot(&netlink));
+            drop(left);
+            for host in [a?, b?, snapshot(&netlink).await?] {
+                let found = interface(&host, "eth0")?.addresses.len();
+                ensure!(found >= 201, "{found} addresses");
+            }
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn changes_are_told() -> Result<()> {
     let rig = Rig::new()?;

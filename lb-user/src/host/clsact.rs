@@ -1,14 +1,17 @@
 //! The clsact qdisc of an interface, and the filters in it. Unlike links they
 //! outlive the process that made them.
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::StreamExt as _;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption},
 };
 
-use super::{HostError, Netlink, netlink::is_gone};
+use super::{
+    HostError, Netlink,
+    netlink::{is_gone, unanswered},
+};
 
 /// A filter of a clsact qdisc.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,13 +50,13 @@ impl Netlink {
     /// If the kernel doesn't answer.
     pub async fn clsact(&self, index: u32) -> Result<Option<Vec<Filter>>, HostError> {
         let index = index.cast_signed();
-        let qdiscs = self.routes.qdisc().get().index(index).execute();
-        let qdiscs: Vec<TcMessage> = match qdiscs.try_collect().await {
+        let qdiscs = self.dump(|| self.routes.qdisc().get().index(index).execute());
+        let qdiscs: Vec<TcMessage> = match qdiscs.await {
             // A kernel without traffic control has no qdisc.
             Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EOPNOTSUPP => {
                 return Ok(None);
             }
-            qdiscs => qdiscs.map_err(failed("qdiscs"))?,
+            qdiscs => qdiscs.map_err(unanswered("qdiscs"))?,
         };
         let is_clsact = |qdisc: &TcMessage| {
             let kind = TcAttribute::Kind("clsact".to_owned());
@@ -62,17 +65,14 @@ impl Netlink {
         if !qdiscs.iter().any(is_clsact) {
             return Ok(None);
         }
-        let mut filters = Vec::new();
-        let request = || self.routes.traffic_filter(index).get();
-        for request in [request().ingress(), request().egress()] {
-            let mut messages = std::pin::pin!(request.execute());
-            while let Some(message) = messages.try_next().await.map_err(failed("filters"))? {
-                // A classifier with filters is told once for itself, too.
-                if message.header.handle != TcHandle::default() {
-                    filters.push(filter(message));
-                }
-            }
-        }
+        let get = || self.routes.traffic_filter(index).get();
+        let ingress = self.dump(|| get().ingress().execute()).await;
+        let egress = self.dump(|| get().egress().execute()).await;
+        let mut filters = ingress.map_err(unanswered("filters"))?;
+        filters.extend(egress.map_err(unanswered("filters"))?);
+        // A classifier with filters is told once for itself, too.
+        let is_one = |message: &TcMessage| message.header.handle != TcHandle::default();
+        let filters = filters.into_iter().filter(is_one).map(filter).collect();
         Ok(Some(filters))
     }
 
@@ -124,10 +124,6 @@ impl Netlink {
             removed => removed.map_err(HostError::Qdisc),
         }
     }
-}
-
-fn failed(what: &'static str) -> impl FnOnce(rtnetlink::Error) -> HostError {
-    move |source| HostError::Query { what, source }
 }
 
 fn filter(message: TcMessage) -> Filter {

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use rtnetlink::{
     Handle, IpVersion, MulticastGroup, RouteMessageBuilder,
     packet_route::{
@@ -21,8 +21,8 @@ use rtnetlink::{
     },
 };
 use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until},
+    sync::{Mutex, mpsc},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
@@ -40,6 +40,9 @@ const TOLD_INTERVAL: Duration = Duration::from_secs(1);
 /// Questions to the kernel under way at a time. Its answers must fit the
 /// socket's buffer.
 const QUESTIONS: usize = 64;
+/// How long a dump waits for another, and how often it looks.
+const DUMP_TIMEOUT: Duration = Duration::from_secs(2);
+const DUMP_AGAIN: Duration = Duration::from_millis(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -73,6 +76,8 @@ pub struct Netlink {
     pub(super) routes: Handle,
     generic: genetlink::GenetlinkHandle,
     snapshots: Arc<AtomicU32>,
+    /// Held by the dump that is under way.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Netlink {
@@ -87,6 +92,7 @@ impl Netlink {
             routes,
             generic,
             snapshots: Arc::new(AtomicU32::new(1)),
+            turn: Arc::default(),
         })
     }
 
@@ -170,26 +176,15 @@ impl Netlink {
     }
 
     async fn interfaces(&self) -> Result<BTreeMap<u32, Interface>, HostError> {
-        let mut links = self.routes.link().get().execute();
-        let mut interfaces = BTreeMap::new();
-        let failed = |source| HostError::Query {
-            what: "interfaces",
-            source,
-        };
-        while let Some(link) = links.try_next().await.map_err(failed)? {
-            let interface = interface(&link);
-            interfaces.insert(interface.index, interface);
-        }
-        Ok(interfaces)
+        let links = self.dump(|| self.routes.link().get().execute()).await;
+        let links = links.map_err(unanswered("interfaces"))?;
+        let interfaces = links.iter().map(interface);
+        Ok(interfaces.map(|it| (it.index, it)).collect())
     }
 
     async fn addresses(&self, interfaces: &mut BTreeMap<u32, Interface>) -> Result<(), HostError> {
-        let mut addresses = self.routes.address().get().execute();
-        let failed = |source| HostError::Query {
-            what: "addresses",
-            source,
-        };
-        while let Some(message) = addresses.try_next().await.map_err(failed)? {
+        let messages = self.dump(|| self.routes.address().get().execute()).await;
+        for message in messages.map_err(unanswered("addresses"))? {
             let Some(interface) = interfaces.get_mut(&message.header.index) else {
                 continue;
             };
@@ -205,18 +200,38 @@ impl Netlink {
 
     async fn policy_rules(&self) -> Result<bool, HostError> {
         for version in [IpVersion::V4, IpVersion::V6] {
-            let mut rules = self.routes.rule().get(version).execute();
-            let failed = |source| HostError::Query {
-                what: "policy rules",
-                source,
-            };
-            while let Some(rule) = rules.try_next().await.map_err(failed)? {
-                if !is_kernels_own(&rule) {
-                    return Ok(true);
-                }
+            let rules = self.dump(|| self.routes.rule().get(version.clone()).execute());
+            let rules = rules.await.map_err(unanswered("policy rules"))?;
+            if !rules.iter().all(is_kernels_own) {
+                return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// All that the kernel answers to a dump. A socket can have one at a time,
+    /// and another is refused meanwhile (`__netlink_dump_start`,
+    /// net/netlink/af_netlink.c). So they take turns, and wait out one that
+    /// nobody listens to any more, whose end isn't told.
+    pub(super) async fn dump<T, S>(
+        &self,
+        request: impl Fn() -> S,
+    ) -> Result<Vec<T>, rtnetlink::Error>
+    where
+        S: Stream<Item = Result<T, rtnetlink::Error>>,
+    {
+        let _turn = self.turn.lock().await;
+        let deadline = Instant::now() + DUMP_TIMEOUT;
+        loop {
+            match request().try_collect().await {
+                Err(rtnetlink::Error::NetlinkError(error))
+                    if error.raw_code() == -libc::EBUSY && Instant::now() < deadline =>
+                {
+                    sleep(DUMP_AGAIN).await;
+                }
+                answered => return answered,
+            }
+        }
     }
 
     async fn route(&self, destination: IpAddr) -> Result<Option<Route>, HostError> {
@@ -233,10 +248,7 @@ impl Netlink {
             Ok(message) => Ok(message.as_ref().and_then(route)),
             // Unreachable, prohibited or without route: none that would help.
             Err(rtnetlink::Error::NetlinkError(error)) if is_no_route(error.raw_code()) => Ok(None),
-            Err(source) => Err(HostError::Query {
-                what: "routes",
-                source,
-            }),
+            Err(source) => Err(unanswered("routes")(source)),
         }
     }
 
@@ -280,6 +292,10 @@ impl Netlink {
             }),
         }
     }
+}
+
+pub(super) fn unanswered(what: &'static str) -> impl Fn(rtnetlink::Error) -> HostError {
+    move |source| HostError::Query { what, source }
 }
 
 /// Makes an IPv6 address that clients use, and this host never by itself.
