@@ -27,6 +27,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use sd_notify::NotifyState;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -38,7 +39,7 @@ pub use self::unload::unload;
 use self::{
     background::Background,
     capture::Capture,
-    process::{Signalled, Signals, raise_file_limit},
+    process::{Signalled, Signals, raise_file_limit, tell_systemd},
     state::{Saved, StateFile},
 };
 use crate::{
@@ -92,6 +93,9 @@ pub async fn run(
     raise_file_limit();
     let claim = instance.claim()?;
     if replace {
+        // What can be found wrong beforehand ends no traffic.
+        let host = Netlink::open()?.snapshot([]).await?;
+        reconcile::interfaces(&config, &host).try_for_each(|it| it.map(drop))?;
         unload(instance).await?;
     }
     let is_fresh = Pins::find(&instance.bpffs, instance.name()).is_none();
@@ -300,14 +304,16 @@ impl Agent {
         }
         self.pulse.set_ready(true);
         info!("ready");
+        tell_systemd(NotifyState::Ready);
         let end = self.serve(signals).await;
         info!("stopping");
+        tell_systemd(NotifyState::Stopping);
         Ok(end)
     }
 
     /// The configured interfaces, if all of them can be attached to. Whoever
-    /// takes over takes one that is down too: its programs are there already,
-    /// and it may be up again before an agent is.
+    /// takes over takes one that is down, too: its programs may be there still,
+    /// and those of the others need an agent.
     async fn look_at_interfaces(&mut self) -> anyhow::Result<Vec<Interface>> {
         self.look_at_host().await?;
         let is_adopted = self.dataplane.is_adopted();
@@ -377,8 +383,8 @@ impl Agent {
                 // A sweep that takes longer than the interval is waited for.
                 _ = sweeps.tick(), if !self.sweep.is_busy() => self.sweep(),
                 Ok(result) = self.sweep.done() => self.swept(result),
-                Ok(loaded) = self.capture.loading.done() => self.begin_capture(loaded),
-                Ok(recorded) = self.capture.recording.done() => self.end_capture(recorded),
+                loaded = self.capture.loading.done() => self.begin_capture(loaded),
+                recorded = self.capture.recording.done() => self.end_capture(recorded),
             }
         }
     }
@@ -389,7 +395,11 @@ impl Agent {
         // Whoever asked may have gone.
         match request {
             Request::Status(answer) => drop(answer.send(self.status())),
-            Request::Reload(answer) => drop(answer.send(self.reload().await)),
+            Request::Reload(answer) => {
+                let reloaded = self.reload().await;
+                self.save_before_answer().await;
+                drop(answer.send(reloaded));
+            }
             Request::Unload(answer) => {
                 let _ = answer.send(());
                 return Some(End::Unload);
@@ -398,7 +408,14 @@ impl Agent {
             Request::Flows(request, answer) => drop(answer.send(self.flows(&request))),
             Request::Capture(request, answer) => self.capture(request, answer),
             Request::StopCapture(answer) => drop(answer.send(self.stop_capture())),
-            Request::Operate(request, answer) => drop(answer.send(self.operate(&request))),
+            Request::Operate(request, answer) => {
+                let mut report = self.operate(&request);
+                self.save_before_answer().await;
+                if let (Ok(report), Some(problem)) = (&mut report, self.state.problem()) {
+                    report.warning.get_or_insert(problem);
+                }
+                drop(answer.send(report));
+            }
         }
         None
     }

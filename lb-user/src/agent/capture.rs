@@ -5,7 +5,7 @@ mod recorder;
 
 use tokio::{
     sync::{mpsc, oneshot},
-    task::spawn_blocking,
+    task::{JoinError, spawn_blocking},
 };
 use tracing::{error, info, warn};
 
@@ -65,13 +65,17 @@ impl Agent {
     }
 
     /// Goes on once the programs are loaded.
-    pub(super) fn begin_capture(&mut self, loaded: Result<(Capturing, Captures), LoadError>) {
+    pub(super) fn begin_capture(
+        &mut self,
+        loaded: Result<Result<(Capturing, Captures), LoadError>, JoinError>,
+    ) {
         let Some((request, answer)) = self.capture.asked.take() else {
             return;
         };
         let (sender, receiver) = mpsc::channel(PARTS);
-        let begun = loaded.map_err(CaptureError::Load).and_then(|loaded| {
-            let recorder = self.start_capturing(&request, loaded)?;
+        let loaded = loaded.map_err(|panic| CaptureError::Panic(panic.to_string()));
+        let begun = loaded.and_then(|loaded| {
+            let recorder = self.start_capturing(&request, loaded?)?;
             let (stop, stopped) = oneshot::channel();
             let recording = tokio::spawn(recorder.run(sender, stopped));
             self.capture.recording.start(recording);
@@ -113,20 +117,23 @@ impl Agent {
 
     /// Puts the usual programs back, then lets whoever gets the capture know of
     /// its end.
-    pub(super) fn end_capture(&mut self, recorded: Recorded) {
+    pub(super) fn end_capture(&mut self, recorded: Result<Recorded, JoinError>) {
         self.capture.stop = None;
-        self.put_back(&recorded);
-        tokio::spawn(recorded.finish());
+        self.put_back();
+        match recorded {
+            Ok(recorded) => {
+                recorded.log();
+                tokio::spawn(recorded.finish());
+            }
+            Err(panic) => error!(%panic, "the capture has ended"),
+        }
     }
 
-    fn put_back(&mut self, recorded: &Recorded) {
+    fn put_back(&mut self) {
         if let Err(error) = self.dataplane.end_capture() {
             let error = format!("{:#}", anyhow::Error::from(error));
             error!(error, "the programs that capture are still at work");
         }
-        let summary = &recorded.summary;
-        let (packets, lost) = (summary.packets, summary.lost);
-        info!(packets, lost, ended = ?summary.ended, "the capture has ended");
     }
 
     /// Ends the capture under way before its time. It is over a moment later.
@@ -144,11 +151,13 @@ impl Agent {
     pub(super) async fn leave_capture(&mut self) {
         self.capture.asked = None;
         self.capture.stop = None;
-        if self.capture.recording.is_busy()
-            && let Ok(recorded) = self.capture.recording.done().await
-        {
-            self.put_back(&recorded);
-            recorded.finish().await;
+        if self.capture.recording.is_busy() {
+            let recorded = self.capture.recording.done().await;
+            self.put_back();
+            if let Ok(recorded) = recorded {
+                recorded.log();
+                recorded.finish().await;
+            }
         }
     }
 }

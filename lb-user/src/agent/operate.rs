@@ -58,13 +58,13 @@ impl Agent {
 }
 
 fn log(key: &TargetKey, operation: Operation) {
-    let (group, target) = (&key.group, key.to_string());
+    let (target_group, target) = (&key.group, key.to_string());
     match operation {
-        Operation::Drain => info!(group, target, "an operator drains the target"),
-        Operation::Enable => info!(group, target, "an operator enables the target"),
+        Operation::Drain => info!(target_group, target, "an operator drains the target"),
+        Operation::Enable => info!(target_group, target, "an operator enables the target"),
         Operation::Weight(weight) => {
             info!(
-                group,
+                target_group,
                 target, weight, "an operator sets the target's weight"
             );
         }

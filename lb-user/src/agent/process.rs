@@ -1,7 +1,8 @@
-//! What the agent is told by signals, and its limits.
+//! What the agent is told by signals, what it tells systemd, and its limits.
 
 use std::io;
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::warn;
 
@@ -21,6 +22,13 @@ pub(super) fn raise_file_limit() {
     };
     if !raised {
         warn!(error = %io::Error::last_os_error(), "could not raise the limit of open files");
+    }
+}
+
+/// Tells a systemd that waits for it (`Type=notify`).
+pub(super) fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(%error, "could not tell systemd");
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::{Agent, background::Background};
@@ -23,6 +24,8 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The same after one that failed.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long an answer waits for a write.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The file's content. What isn't there is as new.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -154,6 +157,22 @@ impl Agent {
             .state_text()
             .and_then(|text| write(&self.state.path, &text));
         self.saved(written);
+    }
+
+    /// Writes the state before somebody is told that what is in it was done: a
+    /// crash mustn't undo that. A disk that hangs keeps nobody waiting for long.
+    pub(super) async fn save_before_answer(&mut self) {
+        let saved = async {
+            if self.state.writing.is_busy() {
+                // It is older.
+                let result = self.state.written().await;
+                self.saved(result);
+            }
+            self.save();
+            let result = self.state.written().await;
+            self.saved(result);
+        };
+        let _ = timeout(ANSWER_TIMEOUT, saved).await;
     }
 
     pub(super) fn remove_state(&mut self) {

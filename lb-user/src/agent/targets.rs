@@ -39,9 +39,9 @@ impl Agent {
             );
         }
         for key in &registration.overruled {
-            let (group, target) = (&key.group, key.to_string());
+            let (target_group, target) = (&key.group, key.to_string());
             info!(
-                group,
+                target_group,
                 target, "its weight is that of the file, which has changed"
             );
         }

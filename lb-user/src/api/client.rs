@@ -17,8 +17,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use super::{
-    CaptureRequest, CaptureSummary, ExplainRequest, Explanation, FlowsRequest, INVALID, Status,
-    TargetReport, TargetRequest,
+    CaptureRequest, CaptureSummary, ExplainRequest, Explanation, FlowsRequest, INVALID, Reloaded,
+    Status, TargetReport, TargetRequest,
 };
 
 /// An agent that takes longer is stuck.
@@ -75,17 +75,18 @@ pub async fn status(path: &Path) -> Result<Status, ClientError> {
     Ok(serde_json::from_slice(&answer.accepted()?.body)?)
 }
 
-/// Asks the agent on the socket `path` to read its configuration again. Says
-/// what is odd about it, or else, as the inner error, what is wrong with it.
+/// Asks the agent on the socket `path` to read its configuration again.
 ///
 /// # Errors
-/// If none answers, or it couldn't do it for another reason.
-pub async fn reload(path: &Path) -> Result<Result<String, String>, ClientError> {
+/// If none answers, or it couldn't do it for another reason than what is in the
+/// file.
+pub async fn reload(path: &Path) -> Result<Reloaded, ClientError> {
     let answer = ask(path, Method::POST, "/api/reload", Bytes::new()).await?;
-    match answer.status {
-        INVALID => Ok(Err(answer.text())),
-        _ => Ok(Ok(answer.accepted()?.text())),
-    }
+    let body = match answer.status {
+        INVALID => answer.body,
+        _ => answer.accepted()?.body,
+    };
+    Ok(serde_json::from_slice(&body)?)
 }
 
 /// Asks the agent on the socket `path` to take everything back and to end, which

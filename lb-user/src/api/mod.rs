@@ -49,7 +49,7 @@ pub use explain::{
 };
 pub use flows::{Filter, FlowCount, FlowRecord, FlowsError, FlowsReader, FlowsRequest, Names};
 pub use pulse::Pulse;
-pub use reload::ReloadError;
+pub use reload::{ReloadError, Reloaded};
 pub use server::{Handle, Request};
 pub use socket::{Socket, SocketError};
 pub use status::{

@@ -1,9 +1,42 @@
-//! The answer to `POST /reload`.
+//! The answer to `POST /api/reload`.
 
 use hyper::StatusCode;
+use serde::{Deserialize, Serialize};
 
 use super::INVALID;
-use crate::config;
+use crate::config::{self, Diagnostics, Finding};
+
+/// What became of a configuration that was read again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Whether it is in force now; else nothing has changed.
+    pub applied: bool,
+    /// What is odd about it, or wrong with it.
+    pub findings: Vec<Finding>,
+    /// The same for people; or why the file could not be read.
+    pub text: String,
+}
+
+impl Reloaded {
+    pub(super) fn applied(warnings: &Diagnostics) -> Self {
+        Self {
+            applied: true,
+            findings: warnings.findings(),
+            text: warnings.to_string(),
+        }
+    }
+
+    pub(super) fn refused(error: &config::Error) -> Self {
+        Self {
+            applied: false,
+            findings: match error {
+                config::Error::Invalid(errors) => errors.findings(),
+                _ => Vec::new(),
+            },
+            text: error.to_string(),
+        }
+    }
+}
 
 /// Why a configuration wasn't read again, or not applied in full.
 #[derive(Debug, thiserror::Error)]

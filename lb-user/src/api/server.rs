@@ -23,8 +23,8 @@ use tracing::debug;
 
 use super::{
     CaptureError, CaptureReceiver, CaptureRequest, ExplainError, ExplainRequest, Explainer,
-    FlowsError, FlowsReader, FlowsRequest, OperateError, Pulse, ReloadError, Status, TargetReport,
-    TargetRequest,
+    FlowsError, FlowsReader, FlowsRequest, OperateError, Pulse, ReloadError, Reloaded, Status,
+    TargetReport, TargetRequest,
     capture::SUMMARY,
     response::{self, Response},
 };
@@ -321,8 +321,15 @@ async fn status(handle: &Handle) -> Response {
 
 async fn reload(handle: &Handle) -> Response {
     match ask(handle, Request::Reload).await {
-        Some(Ok(warnings)) => response::text(StatusCode::OK, &warnings.to_string()),
-        Some(Err(error)) => response::text(error.status(), &error.to_string()),
+        Some(Ok(warnings)) => json(&Reloaded::applied(&warnings)),
+        Some(Err(error)) => {
+            let mut response = match &error {
+                ReloadError::Config(error) => json(&Reloaded::refused(error)),
+                _ => response::text(StatusCode::OK, &error.to_string()),
+            };
+            *response.status_mut() = error.status();
+            response
+        }
         None => response::not_serving(),
     }
 }

@@ -138,7 +138,11 @@ async fn copy(
         }
         out.flush()?;
     }
-    api::stop_capture(socket).await?;
+    match api::stop_capture(socket).await {
+        // It has just ended by itself, and what is left of it comes.
+        Ok(()) | Err(api::ClientError::Conflict(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
     let rest = async {
         while let Some(bytes) = stream.next().await? {
             out.write_all(&bytes)?;
@@ -214,13 +218,17 @@ fn report(
     summary: &CaptureSummary,
     target: &Target,
 ) -> anyhow::Result<ExitCode> {
+    let code = match summary.ended {
+        CaptureEnd::Gone | CaptureEnd::Failed => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    };
     if command.json {
         let json = serde_json::to_string_pretty(summary)? + "\n";
-        if matches!(target, Target::File { .. }) {
-            return print(&json);
+        match target {
+            Target::File { .. } => drop(print(&json)?),
+            Target::Output => eprint!("{json}"),
         }
-        eprint!("{json}");
-        return Ok(ExitCode::SUCCESS);
+        return Ok(code);
     }
     let CaptureSummary {
         packets,
@@ -240,8 +248,5 @@ fn report(
     if *lost > 0 {
         eprintln!("{lost} more packets found no room: make the filter narrower, or --snaplen less");
     }
-    Ok(match ended {
-        CaptureEnd::Gone | CaptureEnd::Failed => ExitCode::FAILURE,
-        _ => ExitCode::SUCCESS,
-    })
+    Ok(code)
 }

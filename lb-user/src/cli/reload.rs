@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{Socket, USAGE, runtime};
+use super::{Socket, USAGE, print, runtime};
 use crate::api;
 
 /// Apply the configuration file of a running agent again
@@ -16,18 +16,20 @@ use crate::api;
 pub(super) struct Reload {
     #[command(flatten)]
     socket: Socket,
+    /// Print what came of the file as JSON; other errors are on standard error
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(command: &Reload) -> anyhow::Result<ExitCode> {
     let reloaded = runtime()?.block_on(api::reload(&command.socket.path()))?;
-    Ok(match reloaded {
-        Ok(warnings) => {
-            eprint!("{warnings}");
-            ExitCode::SUCCESS
-        }
-        Err(errors) => {
-            eprint!("{errors}");
-            ExitCode::from(USAGE)
-        }
+    if command.json {
+        print(&(serde_json::to_string_pretty(&reloaded)? + "\n"))?;
+    } else {
+        eprint!("{}", reloaded.text);
+    }
+    Ok(match reloaded.applied {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(USAGE),
     })
 }

@@ -3,8 +3,9 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
+use serde::Serialize;
 
-use super::{Bpffs, Socket, runtime};
+use super::{Bpffs, Socket, print, runtime};
 use crate::{
     agent,
     api::{self, ClientError},
@@ -24,6 +25,19 @@ pub(super) struct Unload {
     socket: Socket,
     #[command(flatten)]
     bpffs: Bpffs,
+    /// Print what was there as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    instance: &'a str,
+    /// An agent ran, and was told to end.
+    ended: bool,
+    /// Something was left of an agent.
+    removed: bool,
 }
 
 pub(super) fn run(command: &Unload) -> anyhow::Result<ExitCode> {
@@ -44,7 +58,14 @@ pub(super) fn run(command: &Unload) -> anyhow::Result<ExitCode> {
     let claim = instance.claim_within(END)?;
     let removed = runtime.block_on(agent::unload(&instance))?;
     claim.remove();
-    if !ended && !removed {
+    if command.json {
+        let report = Report {
+            instance: instance.name(),
+            ended,
+            removed,
+        };
+        print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
+    } else if !ended && !removed {
         eprintln!("instance {} had nothing to unload", instance.name());
     }
     Ok(ExitCode::SUCCESS)

@@ -2,14 +2,14 @@
 
 use std::{fmt, ops::Range};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// More than this many are not worth reading.
 const SHOWN: usize = 50;
 /// Characters of a source line that are shown.
 const LINE_SHOWN: usize = 160;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     Error,
@@ -63,7 +63,7 @@ pub struct Diagnostics {
 }
 
 /// A diagnostic for machines.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub severity: Severity,
     /// Both from 1; the column in characters.

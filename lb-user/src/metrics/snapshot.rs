@@ -273,7 +273,7 @@ fn target_health(families: &mut Families<'_>, status: &Status) -> Result<(), Err
     )?;
     families.gauge(
         ("target_weight", None),
-        "The target's configured weight",
+        "The target's weight, as configured or as an operator has set it",
         targets(status).map(|(labels, target)| (labels, u64::from(target.weight))),
     )?;
     families.gauge(

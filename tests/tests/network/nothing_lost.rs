@@ -12,10 +12,11 @@ use xlb_tests::{
     client::request_kept,
     topology::{FREE, Family},
     wait,
+    xlb::Xlb,
 };
 
 use super::restarted::{Run, names, nothing};
-use super::scenario::{HEALTH, LARGE, Mode};
+use super::scenario::{HEALTH, LARGE, Mode, Scenario};
 
 /// A removed target drains on for as long as it had left.
 #[test]
@@ -36,6 +37,27 @@ fn drains() -> Result<()> {
     ensure!(download.is_running()?, "its flow has ended");
     let ended = download.wait(Duration::from_secs(20))?;
     ensure!(ended.is_err(), "it went on after the delay: {ended:?}");
+    Ok(())
+}
+
+/// What an operator has been told is done survives a crash at that very moment.
+#[test]
+fn drains_before_a_crash() -> Result<()> {
+    let mut run = Run::start(Mode::Local, 3, "")?;
+    let scenario = run.scenario.take().context("no scenario")?;
+    for n in [0, 1] {
+        let target = scenario.servers[n].place.address.to_string();
+        scenario.xlb.answer(&["drain", &target])?;
+    }
+    // It is killed.
+    drop(scenario.xlb);
+    let topology = &scenario.topology;
+    let xlb = Xlb::start(&topology.balancer, &run.config, topology.directory())?;
+    run.scenario = Some(Scenario { xlb, ..scenario });
+    for n in [0, 1] {
+        let target = run.target(n)?;
+        ensure!(target.health == "draining", "{target:?}");
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::Write as _,
+    os::unix::net::UnixDatagram,
     path::Path,
     time::Duration,
 };
@@ -30,10 +31,16 @@ fn a_start_that_fails_ends_nothing() -> Result<()> {
     let topology = &scenario.topology;
     let mut wrong = run.config.clone();
     wrong.interfaces.push("eth7".into());
-    let error = Xlb::start(&topology.balancer, &wrong, topology.directory()).err();
-    let error = format!("{:#}", error.context("it started")?);
-    ensure!(error.contains("eth7"), "{error}");
-    ensure!(request_kept(&mut stream)? == name, "another target");
+    let file = topology.directory().join("wrong.toml");
+    fs::write(&file, wrong.to_string())?;
+    let file = file.to_string_lossy();
+    for more in [&[][..], &["--replace"]] {
+        let arguments = [&["--config", &file][..], more].concat();
+        let error = Xlb::run(&topology.balancer, &arguments, topology.directory()).err();
+        let error = format!("{:#}", error.context("it started")?);
+        ensure!(error.contains("eth7"), "{error}");
+        ensure!(request_kept(&mut stream)? == name, "another target");
+    }
     let xlb = Xlb::start(&topology.balancer, &run.config, topology.directory())?;
     ensure!(request_kept(&mut stream)? == name, "another target");
     xlb.unload()
@@ -48,6 +55,32 @@ fn one_agent_an_instance() -> Result<()> {
         ensure!(error.contains(word), "nothing of “{word}” in: {error}");
     }
     ensure!(run.scenario()?.get("/")?.starts_with("web"));
+    Ok(())
+}
+
+/// systemd waits for an agent that it starts, so that `systemctl start` fails if
+/// that does.
+#[test]
+fn systemd_is_told() -> Result<()> {
+    let setup = Setup::new(Mode::Local, 1);
+    let topology = setup.topology()?;
+    let path = topology.directory().join("notify");
+    let systemd = UnixDatagram::bind(&path)?;
+    systemd.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let told = || -> Result<String> {
+        let mut message = [0; 64];
+        let length = systemd.recv(&mut message)?;
+        Ok(String::from_utf8_lossy(&message[..length])
+            .trim()
+            .to_owned())
+    };
+    let variable = format!("NOTIFY_SOCKET={}", path.display());
+    let config = setup.config(&topology);
+    let starter = ["env", &variable];
+    let xlb = Xlb::start_by(&starter, &topology.balancer, &config, topology.directory())?;
+    ensure!(told()? == "READY=1");
+    xlb.unload()?;
+    ensure!(told()? == "STOPPING=1");
     Ok(())
 }
 
@@ -85,7 +118,7 @@ fn an_agent_that_stands_still() -> Result<()> {
     let name = request_kept(&mut stream)?;
     let agent = Pid::from_raw(scenario.xlb.id().cast_signed());
     kill(agent, Signal::SIGSTOP)?;
-    let asleep = (0..20).try_for_each(|_| {
+    let asleep = (0..60).try_for_each(|_| {
         wait::pause(Duration::from_secs(1))?;
         ensure!(request_kept(&mut stream)? == name, "another target");
         ensure!(scenario.spread(20)?.failed == 0);

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
 use xlb_tests::{
     client,
     topology::{FREE, Family, Far},
@@ -303,5 +304,48 @@ fn invalid_files_change_nothing() -> Result<()> {
     let reloaded = without(&config, 0).to_string();
     scenario.xlb.hang_up(&reloaded, "configuration reloaded")?;
     ensure!(scenario.spread(20)?.of("web2") == 20, "SIGHUP did nothing");
+    Ok(())
+}
+
+/// With `--json` a program gets what a person does, with the same exit code.
+#[test]
+fn programs_are_told_too() -> Result<()> {
+    let (scenario, config) = start(Mode::Local, 2, "")?;
+    let ask = |words: &[&str]| -> Result<(Option<i32>, Value)> {
+        let output = scenario.xlb.ask(words)?;
+        let said = String::from_utf8(output.stdout)?;
+        let json = serde_json::from_str(&said).with_context(|| said.clone())?;
+        Ok((output.status.code(), json))
+    };
+    let (code, reloaded) = ask(&["reload", "--json"])?;
+    ensure!(
+        code == Some(0) && reloaded["applied"] == true,
+        "{code:?}: {reloaded}"
+    );
+    let wrong = config.to_string().replace("targets", "targts");
+    fs::write(scenario.xlb.config(), wrong)?;
+    let (code, reloaded) = ask(&["reload", "--json"])?;
+    let findings = reloaded["findings"].as_array().context("no findings")?;
+    let is_told = |it: &Value| {
+        let message = it["message"].as_str().unwrap_or_default();
+        message.contains("targts") && it["severity"] == "error" && it["line"].as_u64() > Some(1)
+    };
+    ensure!(
+        code == Some(2) && reloaded["applied"] == false && findings.iter().any(is_told),
+        "{code:?}: {reloaded}"
+    );
+    fs::remove_file(scenario.xlb.config())?;
+    let (code, reloaded) = ask(&["reload", "--json"])?;
+    let text = reloaded["text"].as_str().unwrap_or_default();
+    ensure!(
+        code == Some(2) && reloaded["applied"] == false && text.contains("could not be read"),
+        "{code:?}: {reloaded}"
+    );
+
+    let (code, unloaded) = ask(&["unload", "--json"])?;
+    ensure!(
+        code == Some(0) && unloaded["ended"] == true && unloaded["instance"] == "default",
+        "{code:?}: {unloaded}"
+    );
     Ok(())
 }

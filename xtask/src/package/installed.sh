@@ -59,4 +59,6 @@ wait "$agent" || fail "the agent ended with $?"
 
 inside dpkg --purge xlb
 [ ! -e "$root/etc/xlb/xlb.toml" ] || fail "the configuration outlived a purge"
+! ip -d link show eth0 | grep -q prog/xdp || fail "the programs outlived the package"
+[ ! -e "$root/sys/fs/bpf/xlb/default" ] || fail "the maps outlived the package"
 echo "installed package: works"

@@ -13,7 +13,7 @@ use tokio::{
     sync::oneshot,
     time::{Instant, sleep_until, timeout},
 };
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     api::{CaptureEnd, CaptureRequest, CaptureSender, CaptureSummary},
@@ -190,6 +190,11 @@ impl Page {
 }
 
 impl Recorded {
+    pub(super) fn log(&self) {
+        let (packets, lost) = (self.summary.packets, self.summary.lost);
+        info!(packets, lost, ended = ?self.summary.ended, "the capture has ended");
+    }
+
     /// Tells whoever asked of the end, and waits for a moment until he knows.
     pub(super) async fn finish(self) {
         let told = async {
