@@ -17,7 +17,7 @@ use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
     helpers::generated::bpf_xdp_adjust_head,
     macros::{map, xdp},
-    maps::{Array, ProgramArray},
+    maps::{Array, LruHashMap, ProgramArray},
     programs::XdpContext,
 };
 use link::Link;
@@ -176,6 +176,57 @@ fn encapsulate<const BYTES: usize, const HALVES: usize>(ctx: &XdpContext) -> u32
         }
     }
     xdp_action::XDP_TX
+}
+
+/// As large as an entry of the flow table.
+type Key = [u32; 4];
+const VALUE: [u32; 7] = [0; 7];
+
+/// A table like that of the flows; as large as the case needs.
+#[map]
+static FLOWS: LruHashMap<Key, [u32; 7]> = LruHashMap::with_max_entries(1, 0);
+
+/// The floor and what no flow table does without: a look-up of the flow…
+#[xdp(frags)]
+pub fn price_look_up(ctx: XdpContext) -> u32 {
+    with_flow(&ctx, |key| FLOWS.get_ptr(key).map(drop))
+}
+
+/// … the entry of a new one, as `dsr` needs it…
+#[xdp(frags)]
+pub fn price_insert(ctx: XdpContext) -> u32 {
+    with_flow(&ctx, |key| FLOWS.insert(key, VALUE, 0).ok())
+}
+
+/// … and one of each direction, as NAT does.
+#[xdp(frags)]
+pub fn price_insert_two(ctx: XdpContext) -> u32 {
+    with_flow(&ctx, |key| {
+        let [source, destination, ports, protocol] = *key;
+        let reply = [destination, source, ports.rotate_left(16), protocol];
+        FLOWS.insert(key, VALUE, 0).ok()?;
+        FLOWS.insert(reply, VALUE, 0).ok()
+    })
+}
+
+/// Does something with the key of an IPv4 frame, which then goes back.
+#[inline(always)]
+fn with_flow(ctx: &XdpContext, work: impl FnOnce(&Key) -> Option<()>) -> u32 {
+    const ADDRESSES: usize = 26;
+    let start = ctx.data();
+    if start + ADDRESSES + 12 > ctx.data_end() {
+        return xdp_action::XDP_ABORTED;
+    }
+    let word = |offset: usize| {
+        // SAFETY: just checked; half words are at even offsets.
+        let [low, high] = unsafe { ((start + offset) as *const [u16; 2]).read() };
+        u32::from(low) | u32::from(high) << 16
+    };
+    let key = [word(ADDRESSES), word(ADDRESSES + 4), word(ADDRESSES + 8), 6];
+    match work(&key).and_then(|()| link::swap(ctx.data(), ctx.data_end())) {
+        Some(()) => xdp_action::XDP_TX,
+        None => xdp_action::XDP_ABORTED,
+    }
 }
 
 #[panic_handler]

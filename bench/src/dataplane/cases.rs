@@ -32,6 +32,16 @@ enum Kind {
     Flow(Flow),
     /// To an address of no listener.
     Foreign(Net),
+    /// A program of the harness that does one thing that xlb can't do without.
+    Price(Price),
+}
+
+#[derive(Clone, Copy)]
+struct Price {
+    program: &'static str,
+    varies: Varies,
+    /// The flows are in the table before.
+    is_known: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -97,25 +107,66 @@ const WRAP_40: &str = "floor: 40 bytes in front, TX";
 const TRANSMIT_VARIED: &str = "floor: swap MAC, TX; a million flows";
 const WRAP_20_VARIED: &str = "floor: 20 bytes in front, TX; a million flows";
 
+/// The least that any balancer with a flow table takes: no row of that output
+/// can be below it.
+fn prices() -> [Case; 4] {
+    let price = |name, floor, program, varies, is_known| Case {
+        name,
+        floor: Some(floor),
+        goal: None,
+        kind: Kind::Price(Price {
+            program,
+            varies,
+            is_known,
+        }),
+    };
+    let (one, all) = (Varies::Nothing, Varies::SourceV4);
+    [
+        price(
+            "price: floor and a look-up",
+            TRANSMIT,
+            "price_look_up",
+            one,
+            true,
+        ),
+        price(
+            "price: floor and a look-up; a million flows",
+            TRANSMIT_VARIED,
+            "price_look_up",
+            all,
+            true,
+        ),
+        price(
+            "price: floor and a new entry",
+            TRANSMIT_VARIED,
+            "price_insert",
+            all,
+            false,
+        ),
+        price(
+            "price: floor and two new entries",
+            TRANSMIT_VARIED,
+            "price_insert_two",
+            all,
+            false,
+        ),
+    ]
+}
+
 pub fn all() -> Vec<Case> {
+    let mut all = Vec::from_iter(prices());
+    all.splice(0..0, floors());
+    all.extend(rows());
+    all
+}
+
+fn floors() -> Vec<Case> {
     let floor = |name, program, varies, action, grows| Case {
         name,
         floor: None,
         goal: None,
         kind: Kind::Floor(program, varies, action, grows),
     };
-    let row = |name, floor, goal, kind| Case {
-        name,
-        floor: Some(floor),
-        goal: Some(goal),
-        kind,
-    };
-    let tcp = |net, mode, way| Kind::Flow(flows(net, mode, flow::TCP, way, 0));
-    let udp = |net, mode, way| Kind::Flow(flows(net, mode, flow::UDP, way, 0));
-    let secured = Kind::Flow(flows(V4, Mode::SourceNat, flow::TCP, Way::New, 100_000));
-    let gue = Mode::Dsr(Encapsulation::Gue);
-    let geneve = Mode::Dsr(Encapsulation::Geneve);
-    use {Mode::Keep, Mode::SourceNat, Way::*};
     vec![
         floor(DROP, "floor_drop", Varies::Nothing, 1, 0),
         floor(TRANSMIT, "floor_transmit", Varies::Nothing, XDP_TX, 0),
@@ -135,6 +186,23 @@ pub fn all() -> Vec<Case> {
             XDP_TX,
             20,
         ),
+    ]
+}
+
+fn rows() -> Vec<Case> {
+    let row = |name, floor, goal, kind| Case {
+        name,
+        floor: Some(floor),
+        goal: Some(goal),
+        kind,
+    };
+    let tcp = |net, mode, way| Kind::Flow(flows(net, mode, flow::TCP, way, 0));
+    let udp = |net, mode, way| Kind::Flow(flows(net, mode, flow::UDP, way, 0));
+    let secured = Kind::Flow(flows(V4, Mode::SourceNat, flow::TCP, Way::New, 100_000));
+    let gue = Mode::Dsr(Encapsulation::Gue);
+    let geneve = Mode::Dsr(Encapsulation::Geneve);
+    use {Mode::Keep, Mode::SourceNat, Way::*};
+    vec![
         row("not ours, IPv4", DROP, 1.6, Kind::Foreign(V4)),
         row("not ours, IPv6", DROP, 1.6, Kind::Foreign(V6)),
         row("dsr ipip, IPv4", WRAP_20, 1.9, tcp(V4, IPIP, Forward)),
@@ -262,11 +330,14 @@ impl Bench {
     pub fn prepare(case: &Case, interface: u32) -> Result<Self> {
         let state = match case.kind {
             Kind::Floor(program, ..) => {
-                let mut harness = Harness::load(interface)?;
-                harness.use_floor(program)?;
-                let frame = frame::build(Transport::Ack, (V4.client, 1_024), (V4.vip, PORT))?;
-                State::Floor(harness, frame)
+                let mut harness = Harness::load(interface, 1)?;
+                harness.use_own(program)?;
+                State::Floor(harness, floor_frame()?)
             }
+            Kind::Price(price) if price.is_known => {
+                State::Floor(price.harness(interface)?, floor_frame()?)
+            }
+            Kind::Price(_) => State::Fresh,
             Kind::Flow(flow) if flow.way == Way::New => State::Fresh,
             Kind::Flow(flow) => {
                 let (world, packet) = make(interface, flow)?;
@@ -304,15 +375,20 @@ impl Bench {
     pub fn round(&mut self, packets: u32) -> Result<f64> {
         match (&mut self.state, self.kind) {
             (State::Floor(harness, frame), Kind::Floor(_, varies, action, grows)) => {
-                let output = harness.run(frame, varies, packets)?;
-                let length = frame.len() + grows;
-                ensure!(
-                    output.action == action && output.frame.len() == length,
-                    "a floor returned {} and {} bytes",
-                    output.action,
-                    output.frame.len()
-                );
-                Ok(output.time)
+                run_own(harness, frame, varies, packets, (action, grows))
+            }
+            (State::Floor(harness, frame), Kind::Price(price)) => {
+                run_own(harness, frame, price.varies, packets, (XDP_TX, 0))
+            }
+            (State::Fresh, Kind::Price(price)) => {
+                let mut harness = price.harness(self.interface)?;
+                run_own(
+                    &mut harness,
+                    &floor_frame()?,
+                    price.varies,
+                    packets,
+                    (XDP_TX, 0),
+                )
             }
             (State::World(world, packet), _) => measure(world, packet, packets),
             (State::Fresh, Kind::Flow(flow)) => {
@@ -322,6 +398,47 @@ impl Bench {
             _ => anyhow::bail!("a case without its state"),
         }
     }
+}
+
+impl Price {
+    fn harness(self, interface: u32) -> Result<Harness> {
+        // One each way, and some more: an LRU table gives up entries before it
+        // is full.
+        let entries = match self.varies {
+            Varies::Nothing => 1_000,
+            _ => 2 * FLOWS as u32 + 100_000,
+        };
+        let mut harness = Harness::load(interface, entries)?;
+        if self.is_known {
+            harness.use_own("price_insert")?;
+            harness.run(&floor_frame()?, self.varies, FLOWS as u32)?;
+        }
+        harness.use_own(self.program)?;
+        Ok(harness)
+    }
+}
+
+fn floor_frame() -> Result<Vec<u8>> {
+    frame::build(Transport::Ack, (V4.client, 1_024), (V4.vip, PORT))
+}
+
+/// Runs a program of the harness, of which every packet has the same end.
+fn run_own(
+    harness: &mut Harness,
+    frame: &[u8],
+    varies: Varies,
+    packets: u32,
+    (action, grows): (u32, usize),
+) -> Result<f64> {
+    let output = harness.run(frame, varies, packets)?;
+    let length = frame.len() + grows;
+    ensure!(
+        output.action == action && output.frame.len() == length,
+        "a program of the harness returned {} and {} bytes",
+        output.action,
+        output.frame.len()
+    );
+    Ok(output.time)
 }
 
 fn make(interface: u32, flow: Flow) -> Result<(World, Packet)> {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
-    Ebpf,
+    Ebpf, EbpfLoader,
     maps::{Array, ProgramArray},
     programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp},
 };
@@ -44,10 +44,13 @@ pub struct Harness {
 }
 
 impl Harness {
-    pub fn load(interface: u32) -> Result<Self> {
+    /// With room for so many entries in the table that prices are measured by.
+    pub fn load(interface: u32, entries: u32) -> Result<Self> {
         static OBJECT: &[u8] =
             aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xlb-harness"));
-        let mut ebpf = Ebpf::load(OBJECT).context("the harness")?;
+        let mut loader = EbpfLoader::new();
+        let loader = loader.map_max_entries("FLOWS", entries);
+        let mut ebpf = loader.load(OBJECT).context("the harness")?;
         for (name, program) in ebpf.programs_mut() {
             let program: &mut Xdp = program.try_into()?;
             program
@@ -57,8 +60,8 @@ impl Harness {
         Ok(Self { ebpf, interface })
     }
 
-    /// A floor is to be measured.
-    pub fn use_floor(&mut self, name: &str) -> Result<()> {
+    /// A program of the harness's own is to be measured.
+    pub fn use_own(&mut self, name: &str) -> Result<()> {
         let program: &Xdp = self
             .ebpf
             .program(name)

@@ -99,7 +99,7 @@ impl World {
         for change in changes(interface, &plan)? {
             dataplane.apply(&change)?;
         }
-        let mut harness = Harness::load(interface)?;
+        let mut harness = Harness::load(interface, 1)?;
         harness.use_program(dataplane.ingress()?.fd()?)?;
         Ok(Self {
             plan,
