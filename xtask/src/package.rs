@@ -40,9 +40,17 @@ pub fn run(workspace: &Path, test: bool) -> Result<()> {
     let tarball = tarball(workspace, &folder)?;
     if test {
         installed::test(workspace, &package)?;
+        runs_alone(&folder)?;
     }
     println!("{}\n{}", package.display(), tarball.display());
     Ok(())
+}
+
+/// Runs the tarball's binary where there is nothing else.
+fn runs_alone(folder: &Path) -> Result<()> {
+    let nothing_else = folder.join(tarball_name()).join("bin");
+    let mut chroot = Command::new("chroot");
+    command::run(chroot.arg(nothing_else).args(["/xlb", "--version"]))
 }
 
 /// Has xlb write its manual pages and completions.
@@ -94,9 +102,14 @@ fn debian(workspace: &Path, folder: &Path) -> Result<PathBuf> {
     package.context("cargo-deb has made no package")
 }
 
+/// That of the folder in it.
+fn tarball_name() -> String {
+    format!("xlb-{}", env!("CARGO_PKG_VERSION"))
+}
+
 /// `xlb-VERSION-ARCHITECTURE-linux.tar.gz`, with one folder.
 fn tarball(workspace: &Path, folder: &Path) -> Result<PathBuf> {
-    let name = format!("xlb-{}", env!("CARGO_PKG_VERSION"));
+    let name = tarball_name();
     let root = folder.join(&name);
     fs::create_dir_all(root.join("bin"))?;
     fs::copy(binary::build(workspace)?, root.join("bin/xlb"))?;
