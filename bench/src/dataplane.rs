@@ -5,6 +5,7 @@
 //! the minima to that of a floor, a program that does the least that anything
 //! with such an output must do.
 
+mod case;
 mod cases;
 pub(crate) mod frame;
 mod harness;
@@ -17,7 +18,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use cases::{Bench, Case};
+use case::Bench;
+use cases::Case;
 use clap::Args;
 use nix::{
     sched::{CpuSet, sched_setaffinity},

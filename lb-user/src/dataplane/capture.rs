@@ -16,11 +16,12 @@ use aya::{
     util::{nr_cpus, online_cpus},
 };
 use lb_common::capture::{Capture, Head, SCRATCHES, Scratch};
+use tracing::debug;
 
 use super::{
-    Opening,
+    Dataplane, Opening,
     attach::Attachment,
-    error::{AttachError, LoadError, MapError},
+    error::{AttachError, LoadError, MapError, chain},
     flows::handle,
     load,
     originals::Originals,
@@ -41,6 +42,57 @@ const NEXT_TO_NOTHING: Capacity = Capacity {
     flows: 64,
     half_open_flows: 64,
 };
+
+impl Dataplane {
+    /// What programs that capture are loaded from.
+    ///
+    /// # Errors
+    /// If a map can't be duplicated.
+    pub fn capturing_model(&self) -> Result<CapturingModel, MapError> {
+        Ok(CapturingModel::new(self.originals.again()?))
+    }
+
+    /// Has programs that capture take the place of those that are attached. They
+    /// use the same maps, so no flow notices.
+    ///
+    /// # Errors
+    /// If a program can't be replaced. All is as before then, as far as the
+    /// kernel lets it.
+    pub fn begin_capture(&mut self, mut capturing: Capturing) -> Result<(), AttachError> {
+        let mut attachments = self.attachments.values_mut();
+        let result = attachments.try_for_each(|attachment| capturing.take_over(attachment));
+        self.capturing = Some(capturing);
+        result.inspect_err(|_| {
+            if let Err(error) = self.end_capture() {
+                debug!(error = chain(&error), "nor put back");
+            }
+        })
+    }
+
+    /// Puts the usual programs back in their places; the first failure is
+    /// returned after all have been tried.
+    ///
+    /// # Errors
+    /// If one can't be replaced.
+    pub fn end_capture(&mut self) -> Result<(), AttachError> {
+        let mut result = Ok(());
+        if self.capturing.take().is_some() {
+            for attachment in self.attachments.values_mut() {
+                let back = attachment.run(&mut self.ebpf);
+                result = result.and(back);
+            }
+        }
+        result
+    }
+
+    /// The object whose programs are attached.
+    pub(super) fn running(&mut self) -> &mut Ebpf {
+        match &mut self.capturing {
+            Some(capturing) => capturing.object(),
+            None => &mut self.ebpf,
+        }
+    }
+}
 
 /// What programs that capture are loaded from: handles that work on any thread.
 #[derive(Debug)]

@@ -334,47 +334,6 @@ impl Dataplane {
         Model::new(self.originals.again()?, self.maps.listing()?)
     }
 
-    /// What programs that capture are loaded from.
-    ///
-    /// # Errors
-    /// If a map can't be duplicated.
-    pub fn capturing_model(&self) -> Result<CapturingModel, MapError> {
-        Ok(CapturingModel::new(self.originals.again()?))
-    }
-
-    /// Has programs that capture take the place of those that are attached. They
-    /// use the same maps, so no flow notices.
-    ///
-    /// # Errors
-    /// If a program can't be replaced. All is as before then, as far as the
-    /// kernel lets it.
-    pub fn begin_capture(&mut self, mut capturing: Capturing) -> Result<(), AttachError> {
-        let mut attachments = self.attachments.values_mut();
-        let result = attachments.try_for_each(|attachment| capturing.take_over(attachment));
-        self.capturing = Some(capturing);
-        result.inspect_err(|_| {
-            if let Err(error) = self.end_capture() {
-                debug!(error = error::chain(&error), "nor put back");
-            }
-        })
-    }
-
-    /// Puts the usual programs back in their places; the first failure is
-    /// returned after all have been tried.
-    ///
-    /// # Errors
-    /// If one can't be replaced.
-    pub fn end_capture(&mut self) -> Result<(), AttachError> {
-        let mut result = Ok(());
-        if self.capturing.take().is_some() {
-            for attachment in self.attachments.values_mut() {
-                let back = attachment.run(&mut self.ebpf);
-                result = result.and(back);
-            }
-        }
-        result
-    }
-
     /// Handles to the flow tables, to read them from any thread.
     ///
     /// # Errors
@@ -405,14 +364,6 @@ impl Dataplane {
     /// If the object lacks it.
     pub fn handoff(&mut self) -> Result<&mut SchedClassifier, LoadError> {
         program(self.running(), HANDOFF)
-    }
-
-    /// The object whose programs are attached.
-    fn running(&mut self) -> &mut Ebpf {
-        match &mut self.capturing {
-            Some(capturing) => capturing.object(),
-            None => &mut self.ebpf,
-        }
     }
 }
 

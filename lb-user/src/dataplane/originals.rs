@@ -8,7 +8,7 @@ use std::{
 
 use aya::{Ebpf, maps::Map};
 
-use super::{error::MapError, shape::is_kept, syscall};
+use super::{error::MapError, pins::data, shape::is_kept, syscall};
 use crate::config::Capacity;
 
 pub(super) const LISTENER_RATES: &str = "LISTENER_RATES";
@@ -80,15 +80,8 @@ fn not_shared(name: &str) -> impl FnOnce(io::Error) -> MapError {
 
 /// The descriptor of one of the object's maps.
 fn fd<'a>(name: &str, map: &'a Map) -> Result<BorrowedFd<'a>, MapError> {
-    match map {
-        Map::Array(map)
-        | Map::ArrayOfMaps(map)
-        | Map::HashMap(map)
-        | Map::LpmTrie(map)
-        | Map::LruHashMap(map)
-        | Map::PerCpuArray(map) => Ok(map.fd().as_fd()),
-        _ => Err(MapError::Unclassified {
-            name: name.to_owned(),
-        }),
-    }
+    let data = data(map).ok_or_else(|| MapError::Unclassified {
+        name: name.to_owned(),
+    })?;
+    Ok(data.fd().as_fd())
 }

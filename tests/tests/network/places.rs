@@ -5,6 +5,7 @@ use std::{
     io::Write as _,
     os::unix::net::UnixDatagram,
     path::Path,
+    process::Command,
     time::Duration,
 };
 
@@ -13,6 +14,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use xlb_tests::{
     client::request_kept,
     process::Process,
+    topology::Topology,
     wait,
     xlb::{self, Xlb},
 };
@@ -200,14 +202,7 @@ fn no_bpf_filesystem() -> Result<()> {
     let directory = topology.directory();
     let elsewhere = directory.join("elsewhere");
     fs::create_dir(&elsewhere)?;
-    let mut command = topology.balancer.command("setpriv");
-    command.arg("--bounding-set=-sys_admin");
-    command
-        .arg(xlb::binary()?)
-        .args(["run", "--interface", "eth0"]);
-    command.args(["--listen", ":80", "--target", ":8081"]);
-    command.arg("--run-dir").arg(directory.join("run"));
-    command.arg("--bpffs").arg(&elsewhere);
+    let mut command = by_who_cant_mount(&topology, &elsewhere)?;
     let mut process = Process::spawn(&mut command, &directory.join("unmounted.log"))?;
     let status = process.wait(Duration::from_secs(10))?;
     let output = process.output();
@@ -225,14 +220,7 @@ fn without_the_right_to_mount() -> Result<()> {
     let topology = Setup::new(Mode::Local, 1).topology()?;
     let directory = topology.directory();
     for n in 0..2 {
-        let mut command = topology.balancer.command("setpriv");
-        command.arg("--bounding-set=-sys_admin");
-        command
-            .arg(xlb::binary()?)
-            .args(["run", "--interface", "eth0"]);
-        command.args(["--listen", ":80", "--target", ":8081"]);
-        command.arg("--run-dir").arg(directory.join("run"));
-        command.arg("--bpffs").arg(directory.join("bpf"));
+        let mut command = by_who_cant_mount(&topology, &directory.join("bpf"))?;
         let log = directory.join(format!("{n}.log"));
         let mut process = Process::spawn(&mut command, &log)?;
         process.wait_for_line("ready", Duration::from_secs(20))?;
@@ -241,4 +229,19 @@ fn without_the_right_to_mount() -> Result<()> {
         process.terminate(Duration::from_secs(10))?;
     }
     Ok(())
+}
+
+/// An agent that has every right but to mount.
+fn by_who_cant_mount(topology: &Topology, bpffs: &Path) -> Result<Command> {
+    let mut command = topology.balancer.command("setpriv");
+    command.arg("--bounding-set=-sys_admin");
+    command
+        .arg(xlb::binary()?)
+        .args(["run", "--interface", "eth0"]);
+    command.args(["--listen", ":80", "--target", ":8081"]);
+    command
+        .arg("--run-dir")
+        .arg(topology.directory().join("run"));
+    command.arg("--bpffs").arg(bpffs);
+    Ok(command)
 }
