@@ -7,6 +7,7 @@ mod network {
     mod capabilities;
     mod capacity;
     mod capture;
+    mod captured;
     mod changes;
     mod clean;
     mod doctor;

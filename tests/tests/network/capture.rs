@@ -2,10 +2,8 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
+    net::{IpAddr, TcpStream},
     os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
-    process::ExitStatus,
     thread,
     time::Duration,
 };
@@ -16,110 +14,21 @@ use serde_json::Value;
 use xlb_tests::{
     client::{Load, request_kept},
     pcapng::{self, File, Frame},
-    process::Process,
-    topology::{BALANCER, CLIENT, Family, Far, Topology},
+    topology::{BALANCER, CLIENT, Family, Far},
     tunnel::Encapsulation,
     wait,
     xlb::Xlb,
 };
 
 use super::{
+    captured::{Running, ends, is_syn, pairs, program, said},
     dsr::{Dsr, Way},
     scenario::{MEDIUM, Mode, Scenario, Setup, VIP},
 };
 
-const SOON: Duration = Duration::from_secs(10);
-const BEGINS: &str = "a capture begins";
+pub const SOON: Duration = Duration::from_secs(10);
+pub const BEGINS: &str = "a capture begins";
 const ENDED: &str = "the capture has ended";
-
-/// How often the agent has logged something.
-fn said(xlb: &Xlb, words: &str) -> usize {
-    xlb.log().matches(words).count()
-}
-
-/// A capture that runs beside the test.
-struct Running {
-    process: Process,
-    file: PathBuf,
-}
-
-impl Running {
-    /// Starts one and waits until its programs run.
-    fn start(scenario: &Scenario, name: &str, words: &[&str]) -> Result<Self> {
-        let before = said(&scenario.xlb, BEGINS);
-        let file = scenario.topology.directory().join(format!("{name}.pcapng"));
-        let mut command = scenario.xlb.command("capture")?;
-        command.arg("-w").arg(&file).args(words);
-        let mut process = Process::spawn(&mut command, &file.with_extension("log"))?;
-        wait::until("a capture to begin", SOON, || {
-            if let Some(status) = process.ended()? {
-                anyhow::bail!("it ended with {status}: {}", process.output());
-            }
-            Ok((said(&scenario.xlb, BEGINS) > before).then_some(()))
-        })?;
-        Ok(Self { process, file })
-    }
-
-    /// Ends it as an operator does, and gives what it has written.
-    fn end(mut self) -> Result<File> {
-        self.process.end_by(Signal::SIGINT, SOON)?;
-        self.read()
-    }
-
-    /// Waits until it ends by itself.
-    fn wait(&mut self) -> Result<ExitStatus> {
-        self.process.wait(SOON)
-    }
-
-    fn read(&self) -> Result<File> {
-        let file = pcapng::read(&fs::read(&self.file)?);
-        file.with_context(|| format!("{}: {}", self.file.display(), self.process.output()))
-    }
-}
-
-/// Source and destination of a frame over IPv4 without a tag.
-fn ends(frame: &Frame) -> Result<(SocketAddr, SocketAddr)> {
-    let ip = frame.bytes.get(14..).context("no IP header")?;
-    ensure!(
-        frame.bytes[12..14] == [8, 0] && ip[0] == 0x45,
-        "not plain IPv4"
-    );
-    let at = |address: usize, port: usize| -> Result<SocketAddr> {
-        let octets: [u8; 4] = ip[address..address + 4].try_into()?;
-        let port = u16::from_be_bytes(ip[port..port + 2].try_into()?);
-        Ok(SocketAddrV4::new(Ipv4Addr::from(octets), port).into())
-    };
-    Ok((at(12, 20)?, at(16, 22)?))
-}
-
-fn is_syn(frame: &Frame) -> bool {
-    frame
-        .bytes
-        .get(14 + 20 + 13)
-        .is_some_and(|flags| flags & 0x12 == 2)
-}
-
-/// The frames two by two: a packet before and after.
-fn pairs(file: &File) -> Result<Vec<(&Frame, &Frame)>> {
-    let pairs = file.frames.chunks(2).map(|pair| {
-        let [before, after] = pair else {
-            anyhow::bail!("a frame alone: {pair:?}");
-        };
-        ensure!(before.comment.starts_with("before; "), "{before:?}");
-        ensure!(after.comment.starts_with("after; "), "{after:?}");
-        ensure!(before.time == after.time, "of two packets");
-        Ok((before, after))
-    });
-    pairs.collect()
-}
-
-/// Id of the XDP program of the balancer's interface.
-fn program(topology: &Topology, device: &str) -> Result<u64> {
-    let json = topology.balancer.ip(&format!("-j link show {device}"))?;
-    let links: Value = serde_json::from_str(&json)?;
-    let id = links[0]["xdp"]["prog"]["id"].as_u64();
-    id.with_context(|| format!("no program: {json}"))
-}
 
 #[test]
 fn packets_of_source_nat_before_and_after() -> Result<()> {
