@@ -107,7 +107,7 @@ pub enum Glance {
 #[inline(always)]
 pub fn glance<F: Family>(work: &mut Work<F>, hook: Hook) -> Glance {
     let parsed = &work.parsed;
-    let Some((pointer, table)) = look_up::<F>(&parsed.key) else {
+    let Some((pointer, table)) = look_up_packet(parsed) else {
         return Glance::Nothing;
     };
     // SAFETY: as in `find`.
@@ -135,7 +135,7 @@ pub fn glance<F: Family>(work: &mut Work<F>, hook: Hook) -> Glance {
 #[inline(always)]
 pub fn find<F: Family>(work: &mut Work<F>, hook: Hook) -> Known {
     let parsed = &work.parsed;
-    let Some((pointer, table)) = look_up::<F>(&parsed.key) else {
+    let Some((pointer, table)) = look_up_packet(parsed) else {
         return Known::Nothing;
     };
     // SAFETY: the memory stays a map's entry for this packet: the kernel frees
@@ -171,8 +171,29 @@ pub fn peek<F: Family>(key: &FlowKey<F>, hook: Hook) -> Option<&'static FlowEntr
     (hook.takes(entry) && has_target(entry)).then_some(entry)
 }
 
+/// Established first, where most are; then once more, for another CPU may move
+/// a flow there between the two looks.
 #[inline(always)]
 fn look_up<F: Family>(key: &FlowKey<F>) -> Option<(*mut FlowEntry<F>, Table)> {
+    if let Some(found) = look_up_once(key) {
+        return Some(found);
+    }
+    let entry = F::established().get_ptr_mut(key)?;
+    Some((entry, Table::Established))
+}
+
+/// The same for a packet. A SYN comes before its flow moves.
+#[inline(always)]
+fn look_up_packet<F: Family>(parsed: &Parsed<F>) -> Option<(*mut FlowEntry<F>, Table)> {
+    if parsed.flags.opens() {
+        look_up_once(&parsed.key)
+    } else {
+        look_up(&parsed.key)
+    }
+}
+
+#[inline(always)]
+fn look_up_once<F: Family>(key: &FlowKey<F>) -> Option<(*mut FlowEntry<F>, Table)> {
     if let Some(entry) = F::established().get_ptr_mut(key) {
         return Some((entry, Table::Established));
     }
@@ -252,7 +273,8 @@ fn refresh<F: Family>(parsed: &Parsed<F>, entry: &mut FlowEntry<F>, table: Table
 }
 
 /// Moves a flow to the established table. If that is full the flow stays where
-/// it is and goes on, exposed to eviction.
+/// it is and goes on, exposed to eviction. Of two CPUs that have it at once, one
+/// moves it.
 #[inline(always)]
 fn promote<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>) {
     let entry = copied(entry);
@@ -264,12 +286,16 @@ fn promote<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>) {
         stats::count(DropReason::FlowTableFull);
         return;
     }
-    if F::established().insert(key, entry, ANY).is_err() {
-        if !entry.is_dsr() {
-            forget(F::established().remove(peer_key));
+    match F::established().insert(key, entry, NO_EXIST) {
+        Ok(()) => {}
+        Err(EXISTS) => return,
+        Err(_) => {
+            if !entry.is_dsr() {
+                forget(F::established().remove(peer_key));
+            }
+            stats::count(DropReason::FlowTableFull);
+            return;
         }
-        stats::count(DropReason::FlowTableFull);
-        return;
     }
     stats::target_flow(entry.target, 1);
     if !entry.is_dsr() {
@@ -322,3 +348,5 @@ pub fn forget(_removed: Result<(), i32>) {}
 /// `bpf_map_update_elem` flags.
 pub const ANY: u64 = 0;
 pub const NO_EXIST: u64 = 1;
+/// What it answers then: -EEXIST.
+const EXISTS: i32 = -17;

@@ -385,10 +385,12 @@ enum Holder {
 
 #[inline(always)]
 fn holder<F: Family>(key: &FlowKey<F>, reply: &FlowEntry<F>) -> Holder {
-    let (holder, taken) = match F::established().get_ptr_mut(key) {
-        Some(holder) => (holder, Holder::Established),
-        None => match F::half_open().get_ptr_mut(key) {
-            Some(holder) => (holder, Holder::HalfOpen),
+    // In this order, for flows move that way: none is missed that another CPU
+    // moves between the two looks.
+    let (holder, taken) = match F::half_open().get_ptr_mut(key) {
+        Some(holder) => (holder, Holder::HalfOpen),
+        None => match F::established().get_ptr_mut(key) {
+            Some(holder) => (holder, Holder::Established),
             None => return Holder::Nobody,
         },
     };

@@ -41,6 +41,7 @@ mod packet {
     mod tables;
     mod too_big;
     mod tunnel_errors;
+    mod two_cpus;
     mod ways_out;
     mod wire;
 }

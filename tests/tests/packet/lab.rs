@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use aya::programs::{TestRun as _, TestRunOptions};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lb_common::{
     flow,
     listener::{ListenerEntry, VipEntry},
@@ -204,8 +204,8 @@ impl Lab {
 
     /// Runs a packet through a hook: its verdict and the bytes that come out.
     pub fn run(&mut self, hook: Hook, input: &[u8]) -> (Verdict, Vec<u8>) {
-        let mut output = vec![0; input.len() + 512];
         if hook == Hook::Egress {
+            let mut output = vec![0; input.len() + 512];
             let program = self.dataplane.egress().unwrap();
             let options = TestRunOptions {
                 data_in: Some(input),
@@ -226,23 +226,28 @@ impl Lab {
         } else {
             self.eth1
         };
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, queue, egress.
-        let context: [u32; 6] = [0, input.len() as u32, 0, interface, 0, 0];
-        let mut context_out = [0u8; 24];
-        let program = self.dataplane.ingress().unwrap();
-        let options = TestRunOptions {
-            data_in: Some(input),
-            data_out: Some(&mut output),
-            ctx_in: Some(bytemuck::cast_slice(&context)),
-            ctx_out: Some(&mut context_out),
-            ..TestRunOptions::default()
-        };
-        let result = program.test_run(options).unwrap();
-        output.truncate(result.data_size_out as usize);
-        // What lies in front of the frame is at the head of the output.
-        let metadata: Vec<u8> = output.drain(..word(&context_out, 0) as usize).collect();
-        (xdp_verdict(result.return_value, &metadata), output)
+        run(self.dataplane.ingress().unwrap(), interface, input)
     }
+}
+
+/// Runs a packet that comes in by an interface through the ingress program.
+pub fn run(program: &Xdp, interface: u32, input: &[u8]) -> (Verdict, Vec<u8>) {
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, queue, egress.
+    let context: [u32; 6] = [0, input.len() as u32, 0, interface, 0, 0];
+    let mut context_out = [0u8; 24];
+    let mut output = vec![0; input.len() + 512];
+    let options = TestRunOptions {
+        data_in: Some(input),
+        data_out: Some(&mut output),
+        ctx_in: Some(bytemuck::cast_slice(&context)),
+        ctx_out: Some(&mut context_out),
+        ..TestRunOptions::default()
+    };
+    let result = program.test_run(options).unwrap();
+    output.truncate(result.data_size_out as usize);
+    // What lies in front of the frame is at the head of the output.
+    let metadata: Vec<u8> = output.drain(..word(&context_out, 0) as usize).collect();
+    (xdp_verdict(result.return_value, &metadata), output)
 }
 
 pub const SETTINGS: Settings = Settings {
