@@ -24,7 +24,7 @@ use lb_common::{
 use super::{
     family::Keyed,
     flows::{BATCH, FlowTables, Flows},
-    syscall::{self, Batches},
+    syscall::{self, Batches, Existing},
 };
 pub use found::{FamilyFlows, Swept};
 use nudge::Nudge;
@@ -245,8 +245,10 @@ fn told<T>(result: io::Result<T>) -> Option<T> {
 trait Present<A> {
     fn flow(&self, key: &FlowKey<A>) -> io::Result<Option<FlowEntry<A>>>;
     fn target(&self, id: u32) -> io::Result<Option<TargetEntry>>;
-    /// False if there is no such entry.
-    fn remove(&self, key: &FlowKey<A>) -> io::Result<bool>;
+    /// Removes an entry, and tells what it was at that moment.
+    fn take(&self, key: &FlowKey<A>) -> io::Result<Option<FlowEntry<A>>>;
+    /// Enters what was taken, unless there is another by now.
+    fn put_back(&self, key: &FlowKey<A>, entry: &FlowEntry<A>) -> io::Result<()>;
 }
 
 struct Kernel<'a> {
@@ -267,8 +269,12 @@ where
         syscall::look_up(self.targets, &id)
     }
 
-    fn remove(&self, key: &FlowKey<A>) -> io::Result<bool> {
-        syscall::delete(self.table, key)
+    fn take(&self, key: &FlowKey<A>) -> io::Result<Option<FlowEntry<A>>> {
+        syscall::take(self.table, key)
+    }
+
+    fn put_back(&self, key: &FlowKey<A>, entry: &FlowEntry<A>) -> io::Result<()> {
+        syscall::insert(self.table, key, entry, Existing::Stays)
     }
 }
 
@@ -327,16 +333,37 @@ impl Judge {
         if peer.is_some_and(|peer| !self.is_over(protocol, &peer, target)) {
             return Ok(None);
         }
-        let mut keys = [Some(*key), peer.map(|_| entry.peer_key(protocol))];
+        let peer = peer.map(|peer| (entry.peer_key(protocol), peer));
+        let mut both = [Some((*key, *entry)), peer];
         if entry.direction() == Direction::Reply {
-            keys.reverse();
+            both.reverse();
         }
-        let mut removed = 0;
-        for key in keys.iter().flatten() {
-            removed += u64::from(present.remove(key)?);
-        }
-        Ok(Some(removed))
+        remove(present, both.into_iter().flatten())
     }
+}
+
+/// Removes a flow's entries, each as it was found, and tells how many went. If
+/// one has changed since, all are back within a few system calls, and the flow
+/// goes on: `None`. To look and then remove would lose it whenever this process
+/// has to wait for the CPU in between.
+fn remove<A: Address>(
+    present: &impl Present<A>,
+    entries: impl Iterator<Item = (FlowKey<A>, FlowEntry<A>)>,
+) -> io::Result<Option<u64>> {
+    let mut removed = Vec::with_capacity(2);
+    for (key, found) in entries {
+        let Some(taken) = present.take(&key)? else {
+            continue;
+        };
+        removed.push((key, taken));
+        if taken != found {
+            for (key, entry) in &removed {
+                present.put_back(key, entry)?;
+            }
+            return Ok(None);
+        }
+    }
+    Ok(Some(removed.len() as u64))
 }
 
 /// An entry's target, unless its id is somebody else's by now.

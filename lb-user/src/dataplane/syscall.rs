@@ -18,6 +18,7 @@ pub(super) use objects::{MapInfo, detach_link, instructions, link_info, map_info
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
@@ -98,6 +99,19 @@ pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
         ..ElementAttr::default()
     };
     element(BPF_MAP_DELETE_ELEM, &attr)
+}
+
+/// Removes `key` from a hash map and tells what its value was at that moment
+/// (Linux 5.14).
+pub(super) fn take<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = V::zeroed();
+    let attr = ElementAttr {
+        map_fd: map.as_raw_fd() as u32,
+        key: core::ptr::from_ref(key) as u64,
+        value: &raw mut value as u64,
+        ..ElementAttr::default()
+    };
+    Ok(element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &attr)?.then_some(value))
 }
 
 /// Runs a command on one element; false if there is no such element.

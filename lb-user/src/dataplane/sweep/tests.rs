@@ -26,6 +26,8 @@ fn judge() -> Judge {
 struct Table {
     entries: RefCell<Vec<(FlowKey4, FlowEntry4)>>,
     target: Cell<TargetEntry>,
+    /// What the data path makes of it just before an entry is taken.
+    meanwhile: Cell<Option<fn(&Table)>>,
 }
 
 impl Table {
@@ -69,11 +71,20 @@ impl Present<Ipv4> for Table {
         Ok((id == 0).then(|| self.target.get()))
     }
 
-    fn remove(&self, key: &FlowKey4) -> io::Result<bool> {
+    fn take(&self, key: &FlowKey4) -> io::Result<Option<FlowEntry4>> {
+        if let Some(happens) = self.meanwhile.take() {
+            happens(self);
+        }
         let mut entries = self.entries.borrow_mut();
-        let before = entries.len();
-        entries.retain(|(other, _)| other != key);
-        Ok(entries.len() < before)
+        let found = entries.iter().position(|(other, _)| other == key);
+        Ok(found.map(|at| entries.remove(at).1))
+    }
+
+    fn put_back(&self, key: &FlowKey4, entry: &FlowEntry4) -> io::Result<()> {
+        if self.flow(key)?.is_none() {
+            self.entries.borrow_mut().push((*key, *entry));
+        }
+        Ok(())
     }
 }
 
@@ -182,6 +193,52 @@ fn a_flow_that_was_opened_anew_goes_on() {
         table.change(&key, change);
         assert_eq!(judge().end(&table, &key, &entry).unwrap(), None);
         assert_eq!(table.keys().len(), 2);
+    }
+}
+
+/// It does so between the last look and the removal.
+#[test]
+fn a_flow_that_is_opened_anew_at_that_moment_goes_on() {
+    let (key, entry) = flow(TCP, OPEN | State::RESET, 31);
+    let (reply_key, reply) = entry.peer(&key);
+    let reopens: fn(&Table) = |table| {
+        let (key, _) = flow(TCP, 0, 0);
+        table.change(&key, |entry| entry.state = 0);
+    };
+    let answers: fn(&Table) = |table| {
+        let (_, entry) = flow(TCP, 0, 0);
+        table.change(&entry.peer_key(TCP), |reply| reply.state = State::REPLIED);
+    };
+    // (given, what changes, what is left)
+    let cases = [
+        (
+            (key, entry),
+            reopens,
+            vec![(key, 0), (reply_key, reply.state)],
+        ),
+        (
+            (key, entry),
+            answers,
+            vec![(key, entry.state), (reply_key, State::REPLIED)],
+        ),
+        (
+            (reply_key, reply),
+            reopens,
+            vec![(key, 0), (reply_key, reply.state)],
+        ),
+    ];
+    for (n, ((key, entry), happens, left)) in cases.into_iter().enumerate() {
+        let table = Table::with(&[flow(TCP, OPEN | State::RESET, 31)], 1, TargetEntry::KEEPS);
+        table.meanwhile.set(Some(happens));
+        assert_eq!(judge().end(&table, &key, &entry).unwrap(), None, "{n}");
+        for (key, state) in &left {
+            assert_eq!(
+                table.flow(key).unwrap().map(|it| it.state),
+                Some(*state),
+                "{n}"
+            );
+        }
+        assert_eq!(table.keys().len(), left.len(), "{n}");
     }
 }
 
