@@ -85,16 +85,17 @@ fn restarts(scenario: Scenario, config: &Config) -> Result<Report> {
         "{} requests on {} connections, {} new connections ({:.0} a second, {} slow)",
         report.requests, PLAN.kept, report.new, report.rate, report.slow
     );
-    report.check()?;
-    ensure!(report.rate > 300.0, "too few to say anything: {report:?}");
+    let xlb = restarts.xlb.take().context("no agent")?;
+    let drops = xlb.status()?.drops;
+    report.check().with_context(|| format!("{drops:?}"))?;
+    ensure!(report.rate > 800.0, "too few new ones: {report:?}");
+    ensure!(report.slow * 100 <= report.new, "too slow: {report:?}");
     for (before, after) in before.iter().zip(&after) {
         ensure!(
             before.link == after.link && before.program != after.program,
             "not replaced in its place: {before:?}, then {after:?}"
         );
     }
-    let xlb = restarts.xlb.take().context("no agent")?;
-    let drops = xlb.status()?.drops;
     for reason in [
         "flow_reset",
         "no_target",
