@@ -1,10 +1,13 @@
 //! Where and how `xlb run` logs: state changes, never a line per packet or
 //! check.
 
+mod journal;
+
 use std::{env, io, os::unix::fs::MetadataExt as _};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use journal::Journal;
 use tracing::warn;
 use tracing_subscriber::{
     EnvFilter, Layer, filter::LevelFilter, fmt, layer::SubscriberExt as _, registry::LookupSpan,
@@ -41,8 +44,8 @@ pub(super) fn init(format: Format) -> anyhow::Result<Reader> {
         .from_env_lossy();
     let log = tracing_subscriber::registry().with(filter);
     let journal = match format {
-        Format::Journald => Some(Ok(journal().context("could not reach the journal")?)),
-        Format::Auto => is_journal(env::var("JOURNAL_STREAM").ok().as_deref()).then(journal),
+        Format::Journald => Some(Ok(Journal::open().context("could not reach the journal")?)),
+        Format::Auto => is_journal(env::var("JOURNAL_STREAM").ok().as_deref()).then(Journal::open),
         Format::Human | Format::Json => None,
     };
     Ok(match journal {
@@ -89,14 +92,6 @@ where
         .with_span_list(false)
         .with_writer(io::stderr)
         .with_target(false)
-}
-
-/// Fields become `XLB_TARGET_GROUP` and so on.
-fn journal() -> io::Result<tracing_journald::Layer> {
-    let layer = tracing_journald::layer()?;
-    Ok(layer
-        .with_field_prefix(Some("XLB".to_owned()))
-        .with_syslog_identifier("xlb".to_owned()))
 }
 
 /// Whether standard error is the stream that systemd has connected to the

@@ -11,8 +11,8 @@ use bpf_build::on_path;
 
 use crate::{command, setup};
 
-/// Installs `package` in a folder with a fresh Debian and runs it there, in
-/// namespaces that end with it.
+/// Installs `package` in a folder with a fresh Debian and runs it there: by hand
+/// in namespaces that end with it, then as the service of a systemd that boots.
 ///
 /// # Errors
 /// If we aren't root, or something doesn't work there.
@@ -24,24 +24,31 @@ pub fn test(workspace: &Path, package: &Path) -> Result<()> {
     let name = package.file_name().context("the package has no name")?;
     let inside = root.join(name);
     fs::copy(package, &inside).context("can't copy the package")?;
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--mount", "--net", "--pid", "--fork", "--kill-child"]);
-    let script = workspace.join("xtask/src/package/installed.sh");
-    unshare.arg("sh").arg(script).arg(&root).arg(name);
-    let tested = command::run(&mut unshare);
+    let script = |name: &str| workspace.join("xtask/src/package").join(name);
+    let mut by_hand = Command::new("unshare");
+    by_hand.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "sh"]);
+    by_hand.arg(script("installed.sh")).arg(&root).arg(name);
+    let mut service = Command::new("sh");
+    service.arg(script("service.sh")).arg(&root).arg(name);
+    let tested = command::run(&mut by_hand).and_then(|()| command::run(&mut service));
     fs::remove_dir_all(&root).context("can't remove the Debian of the test")?;
     tested
 }
 
-/// A minimal one of this machine's release, from where this machine's packages
+/// A minimal one of this machine's release with systemd, from where this machine's packages
 /// come.
 fn debian(workspace: &Path) -> Result<PathBuf> {
-    if on_path("debootstrap").is_none() {
-        setup::install(workspace, &["debootstrap"])?;
+    for (program, package) in [
+        ("debootstrap", "debootstrap"),
+        ("systemd-nspawn", "systemd-container"),
+    ] {
+        if on_path(program).is_none() {
+            setup::install(workspace, &[package])?;
+        }
     }
     let root = workspace.join("target/package/debian");
     let mut debootstrap = Command::new("debootstrap");
-    debootstrap.args(["--variant=minbase", &codename()?]);
+    debootstrap.args(["--variant=minbase", "--include=systemd-sysv", &codename()?]);
     debootstrap.arg(&root).arg(mirror()?);
     setup::step(workspace, &mut debootstrap)?;
     Ok(root)
