@@ -176,9 +176,10 @@ fn service_logs_to_the_journal() -> Result<()> {
     command.arg(directory).arg(binary()?);
     let mut service = Process::spawn(&mut command, &directory.join("service.log"))?;
     let entries = || fields(&fs::read(directory.join("journal")).unwrap_or_default());
+    let message = r#"target health changed target_group="default" target=":8081" from="initial" to="healthy""#;
     let wanted = [
         ("SYSLOG_IDENTIFIER", "xlb"),
-        ("MESSAGE", "target health changed"),
+        ("MESSAGE", message),
         ("XLB_TARGET_GROUP", "default"),
         ("XLB_TARGET", ":8081"),
         ("XLB_TO", "healthy"),
