@@ -108,7 +108,7 @@ for signal in restart kill; do
     before=$(inside systemctl show --property MainPID --value xlb)
     case $signal in
         restart) inside systemctl restart xlb || fail "it doesn't start again" ;;
-        kill) inside kill -KILL "$before" ;;
+        kill) inside systemctl kill --signal KILL xlb ;;
     esac
     wait_for 10 "other agent after a $signal" has_other_agent
     is_healthy || fail "after a $signal it doesn't know what was healthy"
