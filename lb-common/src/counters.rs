@@ -78,6 +78,8 @@ reasons! {
         FragmentOrder = "fragment_out_of_order", true;
         /// The listener's security group doesn't allow the source.
         Denied = "denied", true;
+        /// All flows are being moved to other maps, and none begins meanwhile.
+        Paused = "paused", true;
         /// The listener has had its new flows for this second.
         NewFlowLimit = "new_flow_limit", true;
         /// The source's prefix has had its new flows for this second.

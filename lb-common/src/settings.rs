@@ -21,10 +21,19 @@ pub struct Settings {
     /// this changes; 0: none is kept, as the host has policy rules that may look
     /// at more of a packet than its destination.
     pub route_epoch: u32,
-    pub padding: u32,
+    /// Second of CLOCK_MONOTONIC until which no flow begins, because all flows
+    /// are being moved to other maps; 0: they may. A time, so that it ends even
+    /// if the agent does.
+    pub paused_until: u32,
 }
 
 impl Settings {
+    /// Whether a flow may begin now (seconds of CLOCK_MONOTONIC).
+    #[inline(always)]
+    pub const fn is_paused(&self, now: u32) -> bool {
+        self.paused_until.wrapping_sub(now) as i32 > 0
+    }
+
     /// Seconds without a packet after which a flow in this state is over.
     #[inline(always)]
     pub const fn timeout(&self, state: State, protocol: u8) -> u32 {

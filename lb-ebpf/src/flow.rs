@@ -50,7 +50,7 @@ pub fn settings() -> &'static Settings {
         closing_timeout: 0,
         udp_timeout: 0,
         route_epoch: 0,
-        padding: 0,
+        paused_until: 0,
     };
     maps::SETTINGS.get(0).unwrap_or(&NONE)
 }

@@ -138,6 +138,9 @@ fn admit<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReas
     let listener = listener::find(&work.parsed.key)
         .and_then(|listener| link::check_destination(&packet).map(|()| listener));
     work.listener = listener.inspect_err(|_| fragment::pass(&work.parsed.ip))?;
+    if flow::settings().is_paused(work.now) {
+        return Err(DropReason::Paused);
+    }
     security_group::check(&work.listener, work.parsed.ip.source)?;
     limit::admit(&work.listener, work.parsed.ip.source, work.now)
 }

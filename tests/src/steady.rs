@@ -21,7 +21,7 @@ use crate::{client::request_kept, netns::Namespace};
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Threads that carry the connections that are kept, and that make new ones.
 const KEEPERS: usize = 8;
-const MAKERS: usize = 8;
+pub const MAKERS: usize = 8;
 
 /// How much.
 #[derive(Clone, Copy, Debug)]

@@ -244,7 +244,7 @@ fn changes(interface: u32, plan: &Plan) -> Result<Vec<Change>> {
             closing_timeout: 60,
             udp_timeout: 6_000,
             route_epoch: 1,
-            padding: 0,
+            paused_until: 0,
         }),
         Change::SetInterface(
             interface,

@@ -9,6 +9,8 @@ use std::{
     io,
     net::IpAddr,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    thread,
+    time::Duration,
 };
 
 use aya::{
@@ -30,7 +32,7 @@ use super::{
     error::{MapError, errno},
     flows::{Flows, duplicate, handle},
     listing::Listing,
-    sweep::Sweep,
+    sweep::{self, Sweep},
     syscall,
 };
 use crate::{
@@ -39,7 +41,11 @@ use crate::{
     reconcile::{Change, Element, elements},
 };
 
+const SETTINGS: &str = "SETTINGS";
 const TARGET_FLOWS: &str = "TARGET_FLOWS";
+/// Seconds after which flows may begin again even if the agent that moves them
+/// has died, or takes longer.
+const PAUSE: u32 = 5;
 /// `BPF_F_INNER_MAP`: the inner maps of one outer map may differ in size.
 const INNER_MAP: u32 = 1 << 12;
 
@@ -87,7 +93,7 @@ macro_rules! by_family {
 impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
         Ok(Self {
-            settings: open(ebpf, "SETTINGS")?,
+            settings: open(ebpf, SETTINGS)?,
             interfaces: open(ebpf, "INTERFACES")?,
             macs: open(ebpf, "MACS")?,
             targets: open(ebpf, "TARGETS")?,
@@ -106,10 +112,40 @@ impl Maps {
         })
     }
 
+    /// Lets no flow begin until [`go_on`](Self::go_on), or some seconds. Waits
+    /// for those that were about to.
+    pub(super) fn pause(&mut self) -> Result<(), MapError> {
+        let now = sweep::monotonic_seconds().map_err(|source| MapError::System {
+            action: "read the clock for",
+            name: SETTINGS,
+            source,
+        })?;
+        self.pause_until(now.wrapping_add(PAUSE))?;
+        thread::sleep(Duration::from_millis(1));
+        Ok(())
+    }
+
+    pub(super) fn go_on(&mut self) -> Result<(), MapError> {
+        self.pause_until(0)
+    }
+
+    fn pause_until(&mut self, paused_until: u32) -> Result<(), MapError> {
+        let settings = self.settings.get(&0, 0);
+        let settings = settings.map_err(|source| MapError::Access {
+            action: "read",
+            name: SETTINGS,
+            source,
+        })?;
+        self.apply(&Change::SetSettings(Settings {
+            paused_until,
+            ..settings
+        }))
+    }
+
     pub(super) fn apply(&mut self, change: &Change) -> Result<(), MapError> {
         match change {
             Change::SetSettings(settings) => {
-                written("SETTINGS", "", self.settings.set(0, settings, 0))
+                written(SETTINGS, "", self.settings.set(0, settings, 0))
             }
             Change::SetInterface(index, entry) => written(
                 "INTERFACES",
@@ -286,7 +322,7 @@ impl Maps {
             .get(&0, 0)
             .map_err(|source| MapError::Access {
                 action: "read",
-                name: "SETTINGS",
+                name: SETTINGS,
                 source,
             })?;
         let targets = self.targets.iter().collect::<Result<Vec<_>, _>>();

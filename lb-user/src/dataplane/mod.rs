@@ -149,10 +149,12 @@ impl Dataplane {
     /// # Errors
     /// If a new map can't be pinned.
     pub fn finish_resize(&mut self) -> Result<(), LoadError> {
-        match (&self.pins, self.resize.take()) {
-            (Some(pins), Some(resize)) => resize.finish(pins),
-            _ => Ok(()),
-        }
+        let (Some(pins), Some(resize)) = (&self.pins, self.resize.take()) else {
+            return Ok(());
+        };
+        resize.finish(pins)?;
+        self.maps.go_on()?;
+        Ok(())
     }
 
     /// Whether its maps were there before.
@@ -185,6 +187,12 @@ impl Dataplane {
     /// interface by then is detached again, but for the qdisc and what was
     /// replaced.
     pub fn attach(&mut self, options: &AttachOptions<'_>) -> Result<Attached, AttachError> {
+        if self.attachments.is_empty()
+            && let Some(resize) = self.resize.as_ref().filter(|it| it.moves_flows())
+        {
+            self.maps.pause().map_err(LoadError::from)?;
+            resize.catch_up();
+        }
         let mut attachment = attach::attach(&mut self.ebpf, self.pins.as_ref(), options)?;
         let attached = attachment.hooks();
         if let Some(capturing) = &mut self.capturing

@@ -1,6 +1,8 @@
 //! Other capacities, and maps that this build has otherwise: new ones are made,
-//! what the old ones hold is copied, the programs are replaced, and then the flows that have come to the
-//! old ones meanwhile are copied too.
+//! and what the old ones hold is copied. That takes a while, and so does to load
+//! the programs. So flows are copied again just before these take the place of
+//! the old ones, and none begins from then on until they have: one that only an
+//! old program knows would be lost, and most of all its replies.
 
 use std::{
     io,
@@ -65,18 +67,40 @@ impl Resize {
         Ok(Self(pairs))
     }
 
-    /// Copies the flows that have come since, and pins the new maps in the place
-    /// of the old ones. To be called once the programs use the new ones.
-    pub(super) fn finish(self, pins: &Pins) -> Result<(), LoadError> {
-        for Pair { name, old, new } in self.0 {
-            let copied = copy_flows(name, old.as_fd(), new.as_fd(), Existing::Stays);
-            if let Err(error) = copied {
-                warn!(map = name, %error, "flows that began just now are lost");
+    pub(super) fn moves_flows(&self) -> bool {
+        self.0.iter().any(|pair| is_flow_table(pair.name))
+    }
+
+    /// Copies flows again, as they are now. To be called while none begins, just
+    /// before the programs are replaced.
+    ///
+    /// Half-open flows first: one that is established meanwhile is in both new
+    /// tables then, and in none of them never.
+    pub(super) fn catch_up(&self) {
+        let of = |kind: &'static str| self.0.iter().filter(move |it| it.name.starts_with(kind));
+        for Pair { name, old, new } in of(HALF_OPEN).chain(of(ESTABLISHED)) {
+            if let Err(error) = copy_flows(name, old.as_fd(), new.as_fd()) {
+                warn!(map = name, %error, "flows that began just now may be lost");
             }
+        }
+    }
+
+    /// Pins the new maps in the place of the old ones. To be called once the
+    /// programs use them.
+    pub(super) fn finish(self, pins: &Pins) -> Result<(), LoadError> {
+        for Pair { name, new, .. } in self.0 {
             pins.replace_map(name, new.as_fd())?;
         }
         Ok(())
     }
+}
+
+/// What the names of flow tables begin with.
+const HALF_OPEN: &str = "HALF_OPEN";
+const ESTABLISHED: &str = "ESTABLISHED";
+
+fn is_flow_table(name: &str) -> bool {
+    name.starts_with(HALF_OPEN) || name.starts_with(ESTABLISHED)
 }
 
 /// Copies entries, of arrays the first `count`. Says how many had no room.
@@ -99,7 +123,7 @@ fn copy(name: &'static str, old: &OwnedFd, new: &OwnedFd, count: u32) -> Result<
             })?;
             return Ok(0);
         }
-        _ => return copy_flows(name, from, to, Existing::IsReplaced).map_err(failed),
+        _ => return copy_flows(name, from, to).map_err(failed),
     }
     .map_err(failed)?;
     Ok(0)
@@ -128,33 +152,20 @@ fn copy_traffic(
 }
 
 /// Copies the entries of a flow table, and says how many had no room.
-fn copy_flows(
-    name: &str,
-    old: BorrowedFd<'_>,
-    new: BorrowedFd<'_>,
-    existing: Existing,
-) -> io::Result<u64> {
+fn copy_flows(name: &str, old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> io::Result<u64> {
     match name {
-        "ESTABLISHED_V4" | "HALF_OPEN_V4" => {
-            copy_hash::<FlowKey<Ipv4>, FlowEntry<Ipv4>>(old, new, existing)
-        }
-        "ESTABLISHED_V6" | "HALF_OPEN_V6" => {
-            copy_hash::<FlowKey<Ipv6>, FlowEntry<Ipv6>>(old, new, existing)
-        }
+        "ESTABLISHED_V4" | "HALF_OPEN_V4" => copy_hash::<FlowKey<Ipv4>, FlowEntry<Ipv4>>(old, new),
+        "ESTABLISHED_V6" | "HALF_OPEN_V6" => copy_hash::<FlowKey<Ipv6>, FlowEntry<Ipv6>>(old, new),
         _ => Ok(0),
     }
 }
 
-fn copy_hash<K: Pod, V: Pod>(
-    old: BorrowedFd<'_>,
-    new: BorrowedFd<'_>,
-    existing: Existing,
-) -> io::Result<u64> {
+fn copy_hash<K: Pod, V: Pod>(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> io::Result<u64> {
     let mut lost = 0;
     let mut batches: Batches<'_, K, V> = Batches::new(old, BATCH);
     while let Some((keys, values)) = batches.next()? {
         for (key, value) in keys.iter().zip(values) {
-            match syscall::insert(new, key, value, existing) {
+            match syscall::insert(new, key, value, Existing::IsReplaced) {
                 Err(error) if error.raw_os_error() == Some(libc::E2BIG) => lost += 1,
                 inserted => inserted?,
             }

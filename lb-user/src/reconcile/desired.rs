@@ -182,7 +182,7 @@ fn settings(hash_key: u64, timeouts: &Timeouts, host: &Host) -> Settings {
         closing_timeout: seconds(timeouts.tcp_closing),
         udp_timeout: seconds(timeouts.udp),
         route_epoch: if host.policy_rules { 0 } else { host.number },
-        padding: 0,
+        paused_until: 0,
     }
 }
 

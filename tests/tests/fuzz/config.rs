@@ -31,7 +31,7 @@ pub const SETTINGS: Settings = Settings {
     closing_timeout: 30,
     udp_timeout: 120,
     route_epoch: 0,
-    padding: 0,
+    paused_until: 0,
 };
 
 /// The address that a group's listeners have.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use xlb_tests::{
     process::Process,
-    steady::{self, Plan, Report},
+    steady::{self, MAKERS, Plan, Report},
     topology::{Family, Far, Topology},
     tunnel::Encapsulation,
     wait,
@@ -30,14 +30,14 @@ const KILLED: usize = 3;
 /// What a restart has to do with: the agent, and where it is started again.
 struct Restarts<'a> {
     topology: &'a Topology,
-    config: &'a Config,
+    config: Config,
     xlb: Option<Xlb>,
 }
 
 impl Restarts<'_> {
     fn start(&mut self) -> Result<&Xlb> {
         let topology = self.topology;
-        let xlb = Xlb::start(&topology.balancer, self.config, topology.directory())?;
+        let xlb = Xlb::start(&topology.balancer, &self.config, topology.directory())?;
         Ok(self.xlb.insert(xlb))
     }
 
@@ -58,8 +58,13 @@ impl Restarts<'_> {
     }
 }
 
+/// What becomes of the configuration before the nth restart.
+type Change = fn(usize, &mut Config);
+
+const NOTHING: Change = |_, _| {};
+
 /// Restarts the scenario's agent again and again under load.
-fn restarts(scenario: Scenario, config: &Config) -> Result<Report> {
+fn restarts(scenario: Scenario, config: Config, change: Change) -> Result<Report> {
     let Scenario {
         xlb,
         servers: _servers,
@@ -75,6 +80,7 @@ fn restarts(scenario: Scenario, config: &Config) -> Result<Report> {
     let (after, report) = steady::during(&topology.client, listener, PLAN, || {
         wait::pause(Duration::from_secs(1))?;
         for n in 0..ENDED + KILLED {
+            change(n, &mut restarts.config);
             restarts
                 .restart(n % 4 == 3)
                 .with_context(|| format!("restart {n}"))?;
@@ -88,8 +94,6 @@ fn restarts(scenario: Scenario, config: &Config) -> Result<Report> {
     let xlb = restarts.xlb.take().context("no agent")?;
     let drops = xlb.status()?.drops;
     report.check().with_context(|| format!("{drops:?}"))?;
-    ensure!(report.rate > 800.0, "too few new ones: {report:?}");
-    ensure!(report.slow * 100 <= report.new, "too slow: {report:?}");
     for (before, after) in before.iter().zip(&after) {
         ensure!(
             before.link == after.link && before.program != after.program,
@@ -111,6 +115,14 @@ fn restarts(scenario: Scenario, config: &Config) -> Result<Report> {
     let links = topology.balancer.run("ip -d -o link show")?;
     ensure!(!links.contains("prog/xdp"), "left behind: {links}");
     Ok(report)
+}
+
+/// Whether there were as many new connections as there should be, and none of
+/// them waited.
+fn keeps_up(report: &Report) -> Result<()> {
+    ensure!(report.rate > 800.0, "too few new ones: {report:?}");
+    ensure!(report.slow * 100 <= report.new, "too slow: {report:?}");
+    Ok(())
 }
 
 /// A program and what holds it.
@@ -147,10 +159,10 @@ fn attached(topology: &Topology, xlb: &Xlb) -> Result<Vec<Attached>> {
     pins.iter().map(show).collect()
 }
 
-fn nat(setup: &Setup) -> Result<()> {
+fn nat(setup: &Setup, change: Change) -> Result<Report> {
     let topology = setup.topology()?;
     let config = setup.config(&topology);
-    restarts(setup.start_with(topology, &config)?, &config).map(drop)
+    restarts(setup.start_with(topology, &config)?, config, change)
 }
 
 /// Agents are killed before they have started, at whatever they were.
@@ -207,15 +219,32 @@ fn crash_loop_clsact() -> Result<()> {
 
 #[test]
 fn source_nat_tcx() -> Result<()> {
-    nat(&Setup::new(Mode::OneArm, 2))
+    keeps_up(&nat(&Setup::new(Mode::OneArm, 2), NOTHING)?)
+}
+
+/// Each agent has maps of another size. All flows move, and none begins until
+/// they have: each thread waits once for a SYN that is sent again.
+#[test]
+fn source_nat_with_other_maps() -> Result<()> {
+    let report = nat(&Setup::new(Mode::OneArm, 2), |n, config| {
+        let flows = [500_000, 1_000_000][n % 2];
+        config.settings = format!("capacity.flows = {flows}\n");
+    })?;
+    let waits = (MAKERS * (ENDED + KILLED)) as u64;
+    ensure!(
+        report.rate > 400.0 && report.slow <= waits,
+        "too slow: {report:?}"
+    );
+    Ok(())
 }
 
 #[test]
 fn local_clsact() -> Result<()> {
-    nat(&Setup {
+    let setup = Setup {
         tc_mode: Some("clsact"),
         ..Setup::new(Mode::Local, 2)
-    })
+    };
+    keeps_up(&nat(&setup, NOTHING)?)
 }
 
 #[test]
@@ -226,5 +255,5 @@ fn dsr_ipip() -> Result<()> {
         config,
         tunnels: _tunnels,
     } = Dsr::start(way, 2, Far::Nobody)?;
-    restarts(scenario, &config).map(drop)
+    keeps_up(&restarts(scenario, config, NOTHING)?)
 }

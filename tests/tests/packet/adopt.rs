@@ -38,7 +38,7 @@ fn state() -> MapState {
             closing_timeout: 3,
             udp_timeout: 4,
             route_epoch: 5,
-            padding: 0,
+            paused_until: 0,
         },
         macs: BTreeSet::from([1, 0xAABB_CCDD_EEFF]),
         ..MapState::default()

@@ -7,7 +7,7 @@ use nix::time::{ClockId, clock_gettime};
 use xlb_tests::wait;
 
 /// Its present second. `bpf_ktime_get_coarse_ns` reads the same clock.
-fn now() -> u64 {
+pub fn now() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).unwrap();
     now.tv_sec().cast_unsigned()
 }

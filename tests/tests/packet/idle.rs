@@ -17,7 +17,7 @@ const LONG: Settings = Settings {
     closing_timeout: 600,
     udp_timeout: 600,
     route_epoch: 0,
-    padding: 0,
+    paused_until: 0,
     ..SETTINGS
 };
 

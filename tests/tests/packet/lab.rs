@@ -257,7 +257,7 @@ pub const SETTINGS: Settings = Settings {
     closing_timeout: 30,
     udp_timeout: 120,
     route_epoch: 0,
-    padding: 0,
+    paused_until: 0,
 };
 
 /// See [`Lab::fill`].

@@ -187,3 +187,35 @@ fn of_a_target() {
         lab.apply(Change::SetSettings(SETTINGS));
     }
 }
+
+/// While flows are moved to other maps none begins, and those that there are go
+/// on; for a set time, even if nobody ends it.
+#[test]
+fn none_while_flows_move() {
+    for net in NETS {
+        let mut lab = Lab::new();
+        let frame = |flags, port| {
+            let ends = Ends::new(net, Mode::Local, false, port);
+            ends.request(Transport::Tcp(flags)).bytes()
+        };
+        assert_eq!(lab.run(Hook::Eth0, &frame(SYN, 1)).0, Verdict::Pass);
+        let paused_until = clock::now() as u32 + 2;
+        lab.apply(Change::SetSettings(Settings {
+            paused_until,
+            ..SETTINGS
+        }));
+        for (flags, port, verdict) in [
+            (SYN, 2, Verdict::Drop),
+            (ACK, 2, Verdict::Drop),
+            (ACK, 1, Verdict::Pass),
+        ] {
+            let input = frame(flags, port);
+            let (seen, output) = lab.run(Hook::Eth0, &input);
+            assert_eq!(seen, verdict, "{} {flags} {port}", net.name);
+            assert_eq!(seen == Verdict::Drop, output == input);
+        }
+        assert_eq!(dropped(&lab, DropReason::Paused), 2, "{}", net.name);
+        clock::ticks(2);
+        assert_eq!(lab.run(Hook::Eth0, &frame(SYN, 2)).0, Verdict::Pass);
+    }
+}
