@@ -10,7 +10,10 @@ use std::{
 use lb_common::limits::{MAX_TABLE_SIZE, MIN_TABLE_SIZE};
 
 use super::Ports;
-use crate::address::{Family, Prefix};
+use crate::{
+    address::{Family, Prefix},
+    maglev::is_prime,
+};
 
 /// `10.0.0.1:80`, `[2001:db8::1]:80`, or `:80` without an address. The port may
 /// be a range, `8000-8999`, or `*`.
@@ -173,11 +176,4 @@ pub(in crate::config) fn table_size(size: u32) -> Result<(), String> {
         .map(ToString::to_string)
         .collect();
     Err(format!("primes near it are {}", near.join(" and ")))
-}
-
-fn is_prime(number: u32) -> bool {
-    number >= 2
-        && (2..)
-            .take_while(|d| d * d <= number)
-            .all(|d| !number.is_multiple_of(d))
 }

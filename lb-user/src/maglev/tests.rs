@@ -250,6 +250,17 @@ proptest! {
         prop_assert_eq!(&build(&other, size, seed), &table);
     }
 
+    /// Whether a slot is walked to or found makes no difference.
+    #[test]
+    fn the_same_by_walking_alone(
+        members in members(),
+        size in proptest::sample::select(vec![2u32, 3, 251, 509, 4_093]),
+        seed: u64,
+        last in 0usize..600,
+    ) {
+        prop_assert_eq!(fill(&members, size, seed, last), fill(&members, size, seed, 0));
+    }
+
     /// What slots hold are ids, but who gets them follows from identities.
     #[test]
     fn independent_of_ids(members in members(), seed: u64) {
