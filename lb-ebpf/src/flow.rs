@@ -268,34 +268,32 @@ fn refresh<F: Family>(parsed: &Parsed<F>, entry: &mut FlowEntry<F>, table: Table
     }
     // Tried again once a second while the established table is full.
     if table == Table::HalfOpen && after.has(State::CONFIRMED) && (ticked || after != before) {
-        promote(&parsed.key, entry);
+        promote(&parsed.key, entry, now);
     }
 }
 
 /// Moves a flow to the established table. If that is full the flow stays where
-/// it is and goes on, exposed to eviction. Of two CPUs that have it at once, one
-/// moves it.
+/// it is and goes on, exposed to eviction; so it does while the agent moves all
+/// flows to other maps. Of two CPUs that have it at once, one moves it.
 #[inline(always)]
-fn promote<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>) {
+fn promote<F: Family>(key: &FlowKey<F>, entry: &FlowEntry<F>, now: u32) {
     let entry = copied(entry);
-    if !is_of(key, &entry) {
-        return;
-    }
-    let (peer_key, peer) = entry.peer(key);
-    if !entry.is_dsr() && F::established().insert(peer_key, peer, ANY).is_err() {
-        stats::count(DropReason::FlowTableFull);
+    if settings().is_paused(now) || !is_of(key, &entry) {
         return;
     }
     match F::established().insert(key, entry, NO_EXIST) {
         Ok(()) => {}
         Err(EXISTS) => return,
         Err(_) => {
-            if !entry.is_dsr() {
-                forget(F::established().remove(peer_key));
-            }
             stats::count(DropReason::FlowTableFull);
             return;
         }
+    }
+    let (peer_key, peer) = entry.peer(key);
+    if !entry.is_dsr() && F::established().insert(peer_key, peer, ANY).is_err() {
+        forget(F::established().remove(key));
+        stats::count(DropReason::FlowTableFull);
+        return;
     }
     stats::target_flow(entry.target, 1);
     if !entry.is_dsr() {

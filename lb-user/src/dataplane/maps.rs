@@ -45,7 +45,7 @@ const SETTINGS: &str = "SETTINGS";
 const TARGET_FLOWS: &str = "TARGET_FLOWS";
 /// Seconds after which flows may begin again even if the agent that moves them
 /// has died, or takes longer.
-const PAUSE: u32 = 5;
+const PAUSE: u32 = 10;
 /// `BPF_F_INNER_MAP`: the inner maps of one outer map may differ in size.
 const INNER_MAP: u32 = 1 << 12;
 

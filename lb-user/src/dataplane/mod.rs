@@ -152,9 +152,9 @@ impl Dataplane {
         let (Some(pins), Some(resize)) = (&self.pins, self.resize.take()) else {
             return Ok(());
         };
-        resize.finish(pins)?;
+        let finished = resize.finish(pins);
         self.maps.go_on()?;
-        Ok(())
+        finished
     }
 
     /// Whether its maps were there before.
@@ -187,11 +187,11 @@ impl Dataplane {
     /// interface by then is detached again, but for the qdisc and what was
     /// replaced.
     pub fn attach(&mut self, options: &AttachOptions<'_>) -> Result<Attached, AttachError> {
-        if self.attachments.is_empty()
-            && let Some(resize) = self.resize.as_ref().filter(|it| it.moves_flows())
-        {
+        if let Some(resize) = self.resize.as_ref().filter(|it| it.moves_flows()) {
             self.maps.pause().map_err(LoadError::from)?;
-            resize.catch_up();
+            if self.attachments.is_empty() {
+                resize.catch_up();
+            }
         }
         let mut attachment = attach::attach(&mut self.ebpf, self.pins.as_ref(), options)?;
         let attached = attachment.hooks();
@@ -375,9 +375,16 @@ impl Dataplane {
     }
 }
 
-/// Filters of a clsact qdisc don't end with this process by themselves.
+/// Filters of a clsact qdisc don't end with this process by themselves, nor does
+/// a pause at once.
 impl Drop for Dataplane {
     fn drop(&mut self) {
+        // Not finished: what is at work now must do.
+        if self.resize.is_some()
+            && let Err(error) = self.maps.go_on()
+        {
+            warn!(%error, "no flow begins for some seconds");
+        }
         if self.pins.is_none()
             && let Err(error) = self.detach()
         {

@@ -1,8 +1,9 @@
 //! Other capacities, and maps that this build has otherwise: new ones are made,
-//! and what the old ones hold is copied. That takes a while, and so does to load
-//! the programs. So flows are copied again just before these take the place of
-//! the old ones, and none begins from then on until they have: one that only an
-//! old program knows would be lost, and most of all its replies.
+//! and what the old ones hold is copied. That takes a while, and so does all
+//! that comes before the programs take the place of the old ones. So flows are
+//! copied again just before that, and none begins or is promoted until it is
+//! done: one that only an old program knows would be lost, and most of all its
+//! replies.
 
 use std::{
     io,
@@ -73,9 +74,6 @@ impl Resize {
 
     /// Copies flows again, as they are now. To be called while none begins, just
     /// before the programs are replaced.
-    ///
-    /// Half-open flows first: one that is established meanwhile is in both new
-    /// tables then, and in none of them never.
     pub(super) fn catch_up(&self) {
         let of = |kind: &'static str| self.0.iter().filter(move |it| it.name.starts_with(kind));
         for Pair { name, old, new } in of(HALF_OPEN).chain(of(ESTABLISHED)) {

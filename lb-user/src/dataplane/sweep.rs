@@ -357,10 +357,12 @@ fn remove<A: Address>(
         };
         removed.push((key, taken));
         if taken != found {
-            for (key, entry) in &removed {
-                present.put_back(key, entry)?;
-            }
-            return Ok(None);
+            let back = removed.iter().rev();
+            let results: Vec<_> = back.map(|(key, it)| present.put_back(key, it)).collect();
+            return results
+                .into_iter()
+                .collect::<io::Result<()>>()
+                .map(|()| None);
         }
     }
     Ok(Some(removed.len() as u64))

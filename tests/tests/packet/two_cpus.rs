@@ -3,6 +3,7 @@
 use std::{
     sync::atomic::{AtomicU16, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 use lb_user::config::Capacity;
@@ -35,7 +36,9 @@ fn a_flow_that_is_being_promoted_is_found() {
         let program = &*lab.dataplane.ingress().unwrap();
         let (established, answered) = (AtomicU16::new(0), AtomicU16::new(0));
         let reach = |what: &AtomicU16, n| {
+            let limit = Instant::now() + Duration::from_secs(10);
             while what.load(Ordering::Acquire) < n {
+                assert!(Instant::now() < limit, "the other thread has ended");
                 thread::yield_now();
             }
         };
@@ -68,7 +71,7 @@ fn a_flow_that_is_being_promoted_is_found() {
         let traffic = lab.dataplane.listener_traffic(id).unwrap();
         assert_eq!(traffic.new_flows, u64::from(FLOWS), "{}", net.name);
         assert_eq!(lab.flows(net), (0, 2 * usize::from(FLOWS)), "{}", net.name);
-        // Each was counted once: there is room for one more, and that is all.
+        // Each was counted once: there is room for one more.
         lab.target(id, |target| target.max_flows = u32::from(FLOWS) + 1);
         let (verdict, _) = lab.run(Hook::Eth0, &forward(SYN, 0));
         assert_eq!(verdict, Verdict::Redirect, "{}", net.name);

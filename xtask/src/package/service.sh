@@ -34,11 +34,13 @@ wait_for() {
 }
 
 leader=
+nspawn=
 server=
 clean() {
     [ -z "$server" ] || kill "$server" 2>/dev/null || true
     # Its init ends everything in it.
     [ -z "$leader" ] || kill -KILL "$leader" 2>/dev/null || true
+    kill "$nspawn" 2>/dev/null || true
     wait
 }
 trap clean EXIT
@@ -68,7 +70,9 @@ SYSTEMD_SECCOMP=0 systemd-nspawn --quiet --boot --directory "$root" --private-ne
     --capability all --register no --keep-unit --console pipe </dev/null >"$root/boot.log" 2>&1 &
 nspawn=$!
 tries=300
-until leader=$(pgrep --parent "$nspawn") && [ -n "$leader" ]; do
+# Its child that has processes of its own.
+until leader=$(pgrep --parent "$nspawn") &&
+    [ "$(readlink "/proc/$leader/ns/pid")" != "$(readlink /proc/self/ns/pid)" ]; do
     tries=$((tries - 1))
     [ "$tries" -gt 0 ] || { cat "$root/boot.log" >&2; fail "systemd-nspawn starts nothing"; }
     sleep 0.1

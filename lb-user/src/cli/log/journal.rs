@@ -85,8 +85,8 @@ impl<S: Subscriber> Layer<S> for Journal {
     }
 }
 
-/// Of syslog (RFC 5424, section 6.2.1). Informational is what is worth a line
-/// without a `RUST_LOG` that asks for more.
+/// Of syslog (RFC 5424, section 6.2.1). INFO is a notice there, for it is what
+/// is worth a line without a `RUST_LOG` that asks for more.
 fn priority(level: Level) -> &'static str {
     match level {
         Level::ERROR => "3",
@@ -103,7 +103,10 @@ struct Fields(Vec<(String, String)>);
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() != "message" {
-            let name = format!("XLB_{}", field.name().to_ascii_uppercase());
+            let name = format!(
+                "XLB_{}",
+                field.name().to_ascii_uppercase().replace('.', "_")
+            );
             self.0.push((name, value.to_owned()));
         }
     }
