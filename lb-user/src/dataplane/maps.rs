@@ -125,17 +125,20 @@ impl Maps {
         Ok(())
     }
 
+    fn settings(&self) -> Result<Settings, MapError> {
+        self.settings.get(&0, 0).map_err(|source| MapError::Access {
+            action: "read",
+            name: SETTINGS,
+            source,
+        })
+    }
+
     pub(super) fn go_on(&mut self) -> Result<(), MapError> {
         self.pause_until(0)
     }
 
     fn pause_until(&mut self, paused_until: u32) -> Result<(), MapError> {
-        let settings = self.settings.get(&0, 0);
-        let settings = settings.map_err(|source| MapError::Access {
-            action: "read",
-            name: SETTINGS,
-            source,
-        })?;
+        let settings = self.settings()?;
         self.apply(&Change::SetSettings(Settings {
             paused_until,
             ..settings
@@ -317,14 +320,7 @@ impl Maps {
 
     /// What flows depend on.
     fn circumstances(&self) -> Result<(Settings, Vec<TargetEntry>), MapError> {
-        let settings = self
-            .settings
-            .get(&0, 0)
-            .map_err(|source| MapError::Access {
-                action: "read",
-                name: SETTINGS,
-                source,
-            })?;
+        let settings = self.settings()?;
         let targets = self.targets.iter().collect::<Result<Vec<_>, _>>();
         let targets = targets.map_err(|source| MapError::Access {
             action: "read",

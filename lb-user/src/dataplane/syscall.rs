@@ -35,6 +35,21 @@ struct ElementAttr {
 
 /// The value of `key`, if it is there.
 pub(super) fn look_up<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    value(BPF_MAP_LOOKUP_ELEM, map, key)
+}
+
+/// Removes `key` from a hash map and tells what its value was at that moment
+/// (Linux 5.14).
+pub(super) fn take<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    value(BPF_MAP_LOOKUP_AND_DELETE_ELEM, map, key)
+}
+
+/// The value that a command finds, if the key is there.
+fn value<K: Pod, V: Pod>(
+    command: libc::c_long,
+    map: BorrowedFd<'_>,
+    key: &K,
+) -> io::Result<Option<V>> {
     let mut value = V::zeroed();
     let attr = ElementAttr {
         map_fd: map.as_raw_fd() as u32,
@@ -42,7 +57,7 @@ pub(super) fn look_up<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Resul
         value: &raw mut value as u64,
         ..ElementAttr::default()
     };
-    Ok(element(BPF_MAP_LOOKUP_ELEM, &attr)?.then_some(value))
+    Ok(element(command, &attr)?.then_some(value))
 }
 
 /// Writes the value of `key`.
@@ -99,19 +114,6 @@ pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
         ..ElementAttr::default()
     };
     element(BPF_MAP_DELETE_ELEM, &attr)
-}
-
-/// Removes `key` from a hash map and tells what its value was at that moment
-/// (Linux 5.14).
-pub(super) fn take<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
-    let mut value = V::zeroed();
-    let attr = ElementAttr {
-        map_fd: map.as_raw_fd() as u32,
-        key: core::ptr::from_ref(key) as u64,
-        value: &raw mut value as u64,
-        ..ElementAttr::default()
-    };
-    Ok(element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &attr)?.then_some(value))
 }
 
 /// Runs a command on one element; false if there is no such element.

@@ -35,8 +35,8 @@ pub fn test(workspace: &Path, package: &Path) -> Result<()> {
     tested
 }
 
-/// A minimal one of this machine's release with systemd, from where this machine's packages
-/// come.
+/// A minimal one of this machine's release with systemd, from where this
+/// machine's packages come.
 fn debian(workspace: &Path) -> Result<PathBuf> {
     for (program, package) in [
         ("debootstrap", "debootstrap"),

@@ -104,7 +104,7 @@ grep -q 'target health changed.*:8081.*healthy' "$root/journal" ||
 [ "$(inside sh -c 'sed -n "s/^Seccomp:\s*//p" /proc/$(pidof xlb)/status')" = 2 ] ||
     fail "its system calls aren't filtered"
 
-inside xlb capture --seconds 1 --write /root/some.pcapng || fail "it can't capture"
+inside xlb capture --seconds 1 --write /tmp/some.pcapng || fail "it can't capture"
 inside xlb explain tcp 10.0.2.99:4000 10.0.2.15:80 | grep -q '^verdict' || fail "it can't explain"
 inside systemctl reload xlb || fail "it doesn't reload"
 
