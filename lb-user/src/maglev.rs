@@ -242,7 +242,7 @@ impl Walk {
         };
         let nearest = (0..free.len()).min_by_key(|&at| steps(free[at]))?;
         let slot = free.swap_remove(nearest);
-        self.slot = (slot + self.skip) % self.table_size;
+        self.slot = slot;
         Some(slot)
     }
 }
