@@ -298,15 +298,6 @@ pub fn request_kept(stream: &mut TcpStream) -> Result<String> {
     Ok(body.trim().to_owned())
 }
 
-/// Sends datagrams to an echo service from one socket, one after the other,
-/// and checks that each comes back from there, with its content.
-///
-/// # Errors
-/// If one doesn't.
-pub fn udp_echo(namespace: &Namespace, server: SocketAddr, sizes: &[usize]) -> Result<()> {
-    udp_echo_by(&udp_socket(namespace, server)?, sizes)
-}
-
 /// A socket that is connected to a service: only datagrams from its address get
 /// through, and they are waited for for two seconds.
 ///
@@ -321,11 +312,12 @@ pub fn udp_socket(namespace: &Namespace, server: SocketAddr) -> Result<UdpSocket
     })?
 }
 
-/// As [`udp_echo`], from a socket that stays.
+/// Sends datagrams to an echo service, one after the other, and checks that each
+/// comes back from there, with its content.
 ///
 /// # Errors
-/// As there.
-pub fn udp_echo_by(socket: &UdpSocket, sizes: &[usize]) -> Result<()> {
+/// If one doesn't.
+pub fn udp_echo(socket: &UdpSocket, sizes: &[usize]) -> Result<()> {
     for (round, &size) in sizes.iter().enumerate() {
         let sent: Vec<u8> = (0..size).map(|byte| (byte + round) as u8).collect();
         socket.send(&sent)?;
@@ -337,6 +329,27 @@ pub fn udp_echo_by(socket: &UdpSocket, sizes: &[usize]) -> Result<()> {
             received[..length] == sent[..],
             "the echo of datagram {round} differs"
         );
+    }
+    Ok(())
+}
+
+/// As [`udp_echo`], from so many sockets, one after the other. Each stays
+/// until the last is done: the kernel may give a closed one's port to the next, and that
+/// would be the same flow.
+///
+/// # Errors
+/// As there.
+pub fn udp_echoes(
+    namespace: &Namespace,
+    server: SocketAddr,
+    count: usize,
+    sizes: &[usize],
+) -> Result<()> {
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count {
+        let socket = udp_socket(namespace, server)?;
+        udp_echo(&socket, sizes)?;
+        sockets.push(socket);
     }
     Ok(())
 }

@@ -77,9 +77,7 @@ impl Echo {
 
 fn echo(family: Family, mode: Mode, sizes: &[usize]) -> Result<()> {
     let echo = Echo::start(family, mode)?;
-    for _ in 0..20 {
-        client::udp_echo(&echo.topology.client, echo.listener, sizes)?;
-    }
+    client::udp_echoes(&echo.topology.client, echo.listener, 20, sizes)?;
     let flows = echo.new_flows()?;
     // All 20 flows at one of two targets: a chance of 2 in a million.
     ensure!(
@@ -94,7 +92,7 @@ fn echo(family: Family, mode: Mode, sizes: &[usize]) -> Result<()> {
 fn moves(family: Family, mode: Mode) -> Result<()> {
     let echo = Echo::start(family, mode)?;
     let socket = client::udp_socket(&echo.topology.client, echo.listener)?;
-    client::udp_echo_by(&socket, &[100; 3])?;
+    client::udp_echo(&socket, &[100; 3])?;
     let first = echo.new_flows()?;
     let own = first.iter().position(|&flows| flows > 0);
     let own = own.context("no target has the flow")?;
@@ -103,10 +101,10 @@ fn moves(family: Family, mode: Mode) -> Result<()> {
 
     echo.checked[own].set_health(false)?;
     wait("unhealthy")?;
-    client::udp_echo_by(&socket, &[200; 3])?;
+    client::udp_echo(&socket, &[200; 3])?;
     echo.checked[own].set_health(true)?;
     wait("healthy")?;
-    client::udp_echo_by(&socket, &[300; 3])?;
+    client::udp_echo(&socket, &[300; 3])?;
     let flows = (first, echo.new_flows()?);
     let moved = match own {
         0 => (vec![1, 0], vec![1, 1]),
@@ -150,9 +148,7 @@ fn echo_by_dsr(way: Way) -> Result<()> {
         fs::create_dir_all(&directory)?;
         services.push(udp_echo(&place, &directory)?);
     }
-    for _ in 0..20 {
-        client::udp_echo(&topology.client, dsr.scenario.listener, &FRAGMENTED)?;
-    }
+    client::udp_echoes(&topology.client, dsr.scenario.listener, 20, &FRAGMENTED)?;
     let status = dsr.scenario.xlb.status()?;
     let traffic = status.listeners[0].traffic;
     let datagrams = 20 * FRAGMENTED.len() as u64;
