@@ -35,6 +35,15 @@ macro_rules! reasons {
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
             pub const COUNT: u32 = Self::ALL.len() as u32;
 
+            /// The one with this number; [`Self::Internal`] if there is none.
+            #[inline(always)]
+            pub const fn from_number(number: u32) -> Self {
+                match number {
+                    $(_ if number == Self::$variant as u32 => Self::$variant,)+
+                    _ => Self::Internal,
+                }
+            }
+
             /// The name in metrics, in JSON and on the screen.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }

@@ -129,7 +129,7 @@ fn note(ctx: *mut xdp_md, verdict: u32, out: u32, reason: u32) {
         _ => 0,
     };
     describe(User::Ingress, head);
-    xlb_capture_xdp(ctx);
+    emit_xdp(ctx);
 }
 
 #[inline(never)]
@@ -149,32 +149,24 @@ fn note_reply(skb: *mut __sk_buff, verdict: u32, reason: u32) {
         _ => (0, 0),
     };
     describe(User::Egress, head);
-    xlb_capture_skb(skb);
+    emit_skb(skb);
 }
 
-/// Sends the record if the filter admits it. A program of its own to the
-/// verifier, which walks it once.
-#[unsafe(no_mangle)]
+/// Sends the record if the filter admits it. Not a global function, which kernels
+/// before 6.8 verify even if nothing calls it.
 #[inline(never)]
-pub extern "C" fn xlb_capture_xdp(ctx: *mut xdp_md) -> u32 {
-    if is_on()
-        && let Some(scratch) = scratch(INGRESS)
-    {
+fn emit_xdp(ctx: *mut xdp_md) {
+    if let Some(scratch) = scratch(INGRESS) {
         send(ctx.cast(), scratch);
     }
-    0
 }
 
 /// The same on egress.
-#[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xlb_capture_skb(skb: *mut __sk_buff) -> u32 {
-    if is_on()
-        && let Some(scratch) = scratch(EGRESS)
-    {
+fn emit_skb(skb: *mut __sk_buff) {
+    if let Some(scratch) = scratch(EGRESS) {
         send(skb.cast(), scratch);
     }
-    0
 }
 
 /// Clears what is read of a packet's [`Work`].

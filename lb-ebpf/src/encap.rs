@@ -30,16 +30,20 @@ pub const IPV6_INSIDE: u8 = 41;
 
 /// Sends a packet of a `dsr` flow to its target.
 #[inline(always)]
-pub fn forward<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+pub fn forward<F: Family>(
+    ctx: *mut xdp_md,
+    work: &mut Work<F>,
+    may_open: bool,
+) -> Result<(), DropReason> {
     let target = maps::TARGETS
         .get(work.flow.target)
         .ok_or(DropReason::Internal)?;
     if Encapsulation::from_wire(target.encapsulation) == Encapsulation::None {
-        directly(ctx, work, target)
+        directly(ctx, work, target, may_open)
     } else if target.has(TargetEntry::IPV6) {
-        wrap::<F, Ipv6>(ctx, work, target)
+        wrap::<F, Ipv6>(ctx, work, target, may_open)
     } else {
-        wrap::<F, Ipv4>(ctx, work, target)
+        wrap::<F, Ipv4>(ctx, work, target, may_open)
     }
 }
 
@@ -56,6 +60,7 @@ fn directly<F: Family>(
     ctx: *mut xdp_md,
     work: &mut Work<F>,
     target: &TargetEntry,
+    may_open: bool,
 ) -> Result<(), DropReason> {
     let ctx = &XdpContext::new(ctx);
     let (ip, tags) = (&work.parsed.ip, &work.parsed.tags);
@@ -73,7 +78,7 @@ fn directly<F: Family>(
         address: target.address,
     };
     let packet = Packet::of_xdp(ctx);
-    max_segment::clamp(&packet, &work.parsed, &work.flow);
+    max_segment::clamp(&packet, &work.parsed, &work.flow, may_open);
     lower_time_to_live(&packet, ip, ip.network(), time_to_live)?;
     work.way = transmit::leave(ctx, next_hop, tags, Some(via))?;
     Ok(())
@@ -100,6 +105,7 @@ fn wrap<F: Family, O: Family>(
     ctx: *mut xdp_md,
     work: &mut Work<F>,
     target: &TargetEntry,
+    may_open: bool,
 ) -> Result<(), DropReason> {
     let ctx = &XdpContext::new(ctx);
     let (ip, tags) = (&work.parsed.ip, &work.parsed.tags);
@@ -137,7 +143,7 @@ fn wrap<F: Family, O: Family>(
     let next_hop = route::find(ctx, tags, &request, work.now, &mut work.mtu)
         .inspect_err(|_| work.mtu = work.mtu.saturating_sub(overhead))?;
 
-    max_segment::clamp(&Packet::of_xdp(ctx), &work.parsed, &work.flow);
+    max_segment::clamp(&Packet::of_xdp(ctx), &work.parsed, &work.flow, may_open);
     let packet = link::resize(ctx, tags, -i32::from(overhead), O::ETHERTYPE)?;
     let inside = bounded(ip.network() + usize::from(overhead));
     lower_time_to_live(&packet, ip, inside, time_to_live)?;

@@ -1,7 +1,7 @@
 //! What differs between address families on the packet's way: the maps that
 //! hold their keys, the IP header, and the numbers of ICMP.
 
-use aya_ebpf::bindings::bpf_fib_lookup;
+use aya_ebpf::bindings::{bpf_fib_lookup, xdp_md};
 use lb_common::{
     Address, Be16, Ipv4, Ipv6,
     checksum::Delta,
@@ -16,7 +16,9 @@ use crate::{
     icmp, maps, nat,
     packet::{Packet, opaque},
     parse::{Ip, Part, ethernet, ipv4, ipv6},
+    pipeline,
     select::{self, Search},
+    work::Work,
 };
 
 /// An address family, named by its address type.
@@ -53,6 +55,8 @@ pub trait Family: Address + 'static {
     fn security() -> &'static maps::Security<Self>;
     /// Runs [`crate::select`]'s search.
     fn search(search: &mut Search<Self>);
+    /// Runs [`crate::pipeline`]'s last stage, an [`outcome`](crate::outcome).
+    fn send(ctx: *mut xdp_md, work: &mut Work<Self>) -> u32;
     /// Bits of the source prefix whose new flows are counted together.
     fn source_prefix(limits: &ListenerLimits) -> u32;
 
@@ -189,6 +193,11 @@ impl Family for Ipv4 {
     }
 
     #[inline(always)]
+    fn send(ctx: *mut xdp_md, work: &mut Work<Self>) -> u32 {
+        pipeline::xlb_send_v4(ctx, work)
+    }
+
+    #[inline(always)]
     fn source_prefix(limits: &ListenerLimits) -> u32 {
         limits.prefix_v4
     }
@@ -313,6 +322,11 @@ impl Family for Ipv6 {
     #[inline(always)]
     fn search(search: &mut Search<Self>) {
         select::xlb_search_v6(search);
+    }
+
+    #[inline(always)]
+    fn send(ctx: *mut xdp_md, work: &mut Work<Self>) -> u32 {
+        pipeline::xlb_send_v6(ctx, work)
     }
 
     #[inline(always)]

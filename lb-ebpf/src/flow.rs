@@ -11,7 +11,7 @@ use lb_common::{
     flow::{FlowEntry, FlowKey, TCP},
     settings::Settings,
     target::TargetEntry,
-    tcp::{Direction, State},
+    tcp::{Direction, Flags, State},
 };
 
 use crate::{
@@ -95,7 +95,7 @@ pub enum Known {
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Glance {
-    /// It belongs to a flow and changes nothing about it.
+    /// It belongs to a flow and changes nothing about it. Nor is it a SYN.
     Steady = 0,
     /// It may: [`find`] says.
     Unsettled = 1,
@@ -114,8 +114,7 @@ pub fn glance<F: Family>(work: &mut Work<F>, hook: Hook) -> Glance {
     let entry = unsafe { &mut *pointer };
     let ticked = entry.last_seen != work.now;
     let state = entry.state();
-    let changes =
-        entry.state_after(parsed.flags) != state || parsed.flags.opens() && state.is_closing();
+    let changes = parsed.flags.has(Flags::SYN) || entry.state_after(parsed.flags) != state;
     let waits = table == Table::HalfOpen && ticked && state.has(State::CONFIRMED);
     let idle = ticked && is_idle(&parsed.key, entry, work.now);
     if changes || waits || idle || !hook.takes(entry) || !has_target(entry) {

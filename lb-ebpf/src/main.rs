@@ -31,6 +31,7 @@ mod listener;
 mod maps;
 mod max_segment;
 mod nat;
+mod outcome;
 mod packet;
 mod parse;
 mod pipeline;

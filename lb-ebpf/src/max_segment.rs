@@ -50,10 +50,10 @@ pub fn lower<F: Family>(
     find(packet, parsed.ip.payload(), target.max_segment)
 }
 
-/// [`lower`] with the checksum mended.
+/// [`lower`] with the checksum mended, for a packet that may be a SYN.
 #[inline(always)]
-pub fn clamp<F: Family>(packet: &Packet, parsed: &Parsed<F>, flow: &FlowEntry<F>) {
-    if let Some(Replaced { from, to }) = lower(packet, parsed, flow) {
+pub fn clamp<F: Family>(packet: &Packet, parsed: &Parsed<F>, flow: &FlowEntry<F>, may_open: bool) {
+    if may_open && let Some(Replaced { from, to }) = lower(packet, parsed, flow) {
         let delta = Delta::NONE.word(from, to);
         // The header is there: its options were just read.
         let _ = nat::mend(packet, TCP, parsed.ip.payload(), delta);

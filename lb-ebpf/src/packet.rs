@@ -3,7 +3,7 @@
 use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{
-    bindings::xdp_md,
+    bindings::{__sk_buff, xdp_md},
     helpers::generated::bpf_xdp_get_buff_len,
     programs::{TcContext, XdpContext},
 };
@@ -22,15 +22,14 @@ const MAX_OFFSET: usize = 1_023;
 pub struct Packet {
     start: usize,
     end: usize,
-    whole: Whole,
+    frame: Frame,
 }
 
-/// How long the frame is with all of its buffers.
+/// What the frame is to the hook that it is met at.
 #[derive(Clone, Copy)]
-enum Whole {
-    /// To be asked for, which costs a call.
+pub enum Frame {
     Xdp(*mut xdp_md),
-    Skb(usize),
+    Skb(*mut __sk_buff),
 }
 
 impl Packet {
@@ -40,7 +39,7 @@ impl Packet {
         Self {
             start: ctx.data(),
             end: ctx.data_end(),
-            whole: Whole::Xdp(ctx.ctx),
+            frame: Frame::Xdp(ctx.ctx),
         }
     }
 
@@ -50,8 +49,13 @@ impl Packet {
         Self {
             start: ctx.data(),
             end: ctx.data_end(),
-            whole: Whole::Skb(ctx.len() as usize),
+            frame: Frame::Skb(ctx.skb.skb),
         }
+    }
+
+    #[inline(always)]
+    pub fn frame(&self) -> Frame {
+        self.frame
     }
 
     /// Bytes that can be reached.
@@ -63,10 +67,11 @@ impl Packet {
     /// Bytes of the frame, those in further buffers included.
     #[inline(always)]
     pub fn whole_length(&self) -> usize {
-        match self.whole {
+        match self.frame {
             // SAFETY: the pointer is this program's context.
-            Whole::Xdp(ctx) => unsafe { bpf_xdp_get_buff_len(ctx) as usize },
-            Whole::Skb(length) => length,
+            Frame::Xdp(ctx) => unsafe { bpf_xdp_get_buff_len(ctx) as usize },
+            // SAFETY: the kernel translates this read of the context.
+            Frame::Skb(skb) => unsafe { (*skb).len as usize },
         }
     }
 

@@ -7,14 +7,14 @@
 //! packet has been touched, so whatever fails before leaves it as it came.
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
-use lb_common::counters::DropReason;
+use lb_common::{Ipv4, Ipv6, counters::DropReason};
 
 use crate::{
     encap,
     family::Family,
     filter,
     flow::{self, Glance, Hook, Known},
-    fragment, icmp, limit, link, listener, max_segment, nat,
+    fragment, icmp, limit, link, listener, max_segment, nat, outcome,
     packet::Packet,
     parse::{self, ethernet::Link},
     reset,
@@ -87,7 +87,7 @@ fn steady<F: Family>(
     work.glance = flow::glance(work, Hook::Ingress);
     if work.glance == Glance::Steady {
         account(work);
-        leave(ctx, work)?;
+        leave(ctx, work, false)?;
     }
     Ok(())
 }
@@ -166,28 +166,56 @@ fn account<F: Family>(work: &mut Work<F>) {
 }
 
 /// Sends a packet that isn't steady.
-#[inline(never)]
+#[inline(always)]
 fn send<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
-    leave(ctx, work)
+    outcome::unpack(F::send(ctx, work))
 }
 
+/// Sending an IPv4 packet, a global function (see `outcome.rs`).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_send_v4(ctx: *mut xdp_md, work: *mut Work<Ipv4>) -> u32 {
+    // SAFETY: the verifier sees to it that the pointer is null or valid.
+    let work = unsafe { work.as_mut() }.ok_or(DropReason::Internal);
+    outcome::pack(work.and_then(|work| leave(ctx, work, true)))
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_send_v6(ctx: *mut xdp_md, work: *mut Work<Ipv6>) -> u32 {
+    // SAFETY: as above.
+    let work = unsafe { work.as_mut() }.ok_or(DropReason::Internal);
+    outcome::pack(work.and_then(|work| leave(ctx, work, true)))
+}
+
+/// Of what can't be a SYN nothing is looked at that only those have: `may_open`
+/// is a constant wherever this stands.
 #[inline(always)]
-fn leave<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+fn leave<F: Family>(
+    ctx: *mut xdp_md,
+    work: &mut Work<F>,
+    may_open: bool,
+) -> Result<(), DropReason> {
     if work.flow.is_dsr() {
-        encap::forward(ctx, work)
+        encap::forward(ctx, work, may_open)
     } else {
-        translate(ctx, work)
+        translate(ctx, work, may_open)
     }
 }
 
 /// Rewrites a packet and sends it on to where its flow goes.
 #[inline(always)]
-fn translate<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
+fn translate<F: Family>(
+    ctx: *mut xdp_md,
+    work: &mut Work<F>,
+    may_open: bool,
+) -> Result<(), DropReason> {
     let ctx = &XdpContext::new(ctx);
     let (parsed, flow) = (&work.parsed, &work.flow);
     if flow.is_local() {
         let packet = Packet::of_xdp(ctx);
-        max_segment::clamp(&packet, parsed, flow);
+        max_segment::clamp(&packet, parsed, flow, may_open);
         work.way = Way::Stack;
         // A local target's replies don't come in by XDP, so this is forward.
         return nat::rewrite(&packet, parsed, &flow.rewrite, parsed.ip.time_to_live);
@@ -202,7 +230,7 @@ fn translate<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), Drop
     };
     let next_hop = route::find(ctx, &parsed.tags, &request, work.now, &mut work.mtu)?;
     let packet = Packet::of_xdp(ctx);
-    max_segment::clamp(&packet, parsed, flow);
+    max_segment::clamp(&packet, parsed, flow, may_open);
     nat::rewrite(&packet, parsed, &flow.rewrite, time_to_live)?;
     work.way = transmit::leave(ctx, next_hop, &parsed.tags, None)?;
     Ok(())

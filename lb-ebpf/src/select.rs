@@ -64,7 +64,7 @@ pub fn search<F: Family>(work: &mut Work<F>) {
 pub fn record<F: Family>(work: &mut Work<F>) -> Result<(), DropReason> {
     let search = &mut work.search;
     if search.found == 0 && !search.take_over() {
-        return Err(search.failure());
+        return Err(DropReason::from_number(search.failure));
     }
     if F::half_open().insert(search.key, search.flow, ANY).is_err() {
         if !search.flow.is_dsr() {
@@ -89,8 +89,7 @@ fn hash_of<F: Family>(key: &FlowKey<F>, listener: &ListenerEntry, hash_key: u64)
     }
 }
 
-/// The search for IPv4, a program of its own to the verifier: it is walked once
-/// for any request, not for each state that the pipeline may come with.
+/// The search for IPv4, a global function (see `outcome.rs`).
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xlb_search_v4(search: *mut Search<Ipv4>) -> u32 {
@@ -183,22 +182,6 @@ impl<F: Family> Search<F> {
                 0,
             )
         };
-    }
-
-    #[inline(always)]
-    fn failure(&self) -> DropReason {
-        const REASONS: [DropReason; 4] = [
-            DropReason::NoTarget,
-            DropReason::TargetLimit,
-            DropReason::PortAllocation,
-            DropReason::FlowCollision,
-        ];
-        for reason in REASONS {
-            if self.failure == reason as u32 {
-                return reason;
-            }
-        }
-        DropReason::Internal
     }
 
     /// Takes the target of the `turn`th slot; false if there is none to take.

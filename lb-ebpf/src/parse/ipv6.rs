@@ -1,5 +1,9 @@
 //! The IPv6 header and its extension headers (RFC 8200).
 
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    programs::{TcContext, XdpContext},
+};
 use lb_common::{
     Be16, Ipv6,
     counters::DropReason,
@@ -8,7 +12,10 @@ use lb_common::{
 use network_types::ip::Ipv6Hdr;
 
 use super::{Fragment, Ip, Part};
-use crate::packet::{Packet, opaque};
+use crate::{
+    outcome,
+    packet::{Frame, Packet, bounded, opaque},
+};
 
 /// Extension headers (IANA protocol numbers).
 const HOP_BY_HOP: u8 = 0;
@@ -121,17 +128,50 @@ impl Header {
 }
 
 /// What the extension headers lead to.
-struct Chain {
-    protocol: u8,
+#[repr(C)]
+pub struct Chain {
     payload: usize,
     fragment: Fragment,
+    protocol: u8,
 }
 
-/// Follows the chain. A function of its own, for few packets have one.
-#[inline(never)]
+#[inline(always)]
 fn walk(packet: &Packet, chain: &mut Chain) -> Result<(), DropReason> {
-    let start = chain.payload;
-    for _ in 0..MAX_EXTENSION_HEADERS {
+    outcome::unpack(match packet.frame() {
+        Frame::Xdp(ctx) => xlb_walk_xdp(ctx, chain),
+        Frame::Skb(skb) => xlb_walk_skb(skb, chain),
+    })
+}
+
+/// Follows the chain of a frame that comes in. A global function, for few packets
+/// have one, and the verifier makes many states of a loop (see `outcome.rs`).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_walk_xdp(ctx: *mut xdp_md, chain: *mut Chain) -> u32 {
+    // SAFETY: the verifier sees to it that the pointer is null or valid.
+    let chain = unsafe { chain.as_mut() }.ok_or(DropReason::Internal);
+    let packet = Packet::of_xdp(&XdpContext::new(ctx));
+    outcome::pack(chain.and_then(|chain| follow(&packet, chain)))
+}
+
+/// The same for one that goes out.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_walk_skb(skb: *mut __sk_buff, chain: *mut Chain) -> u32 {
+    // SAFETY: as above.
+    let chain = unsafe { chain.as_mut() }.ok_or(DropReason::Internal);
+    let packet = Packet::of_skb(&TcContext::new(skb));
+    outcome::pack(chain.and_then(|chain| follow(&packet, chain)))
+}
+
+#[inline(always)]
+fn follow(packet: &Packet, chain: &mut Chain) -> Result<(), DropReason> {
+    let start = bounded(chain.payload);
+    chain.payload = start;
+    let mut followed = 0;
+    // Not `for`: a range's `next` becomes a function of its own.
+    while followed < MAX_EXTENSION_HEADERS {
+        followed += 1;
         let length = match chain.protocol {
             ROUTING => {
                 let [_, units, _, segments_left]: [u8; 4] = packet
