@@ -13,6 +13,7 @@ pub mod balancer;
 pub mod browser;
 pub mod client;
 pub mod command;
+pub mod cpu;
 pub mod directory;
 pub mod icmp;
 pub mod interrupt;

@@ -19,10 +19,7 @@ mod fuzz {
 
 use std::time::{Duration, Instant};
 
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
+use xlb_tests::cpu;
 
 /// The same in every run, so that one that fails can be repeated.
 const SEED: u64 = 1;
@@ -38,20 +35,10 @@ fn setting(name: &str) -> Option<u64> {
     )
 }
 
-/// Counters of a CPU are one CPU's.
-fn stay_on_one_cpu() {
-    let may = sched_getaffinity(Pid::this()).unwrap();
-    let last = (0..CpuSet::count())
-        .rev()
-        .find(|&cpu| may.is_set(cpu).unwrap());
-    let mut one = CpuSet::new();
-    one.set(last.unwrap()).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &one).unwrap();
-}
-
 #[test]
 fn fuzz() {
-    stay_on_one_cpu();
+    // Counters of a CPU are one CPU's.
+    cpu::stay().unwrap();
     let seed = setting("XLB_FUZZ_SEED").unwrap_or(SEED);
     let time = setting("XLB_FUZZ_SECONDS").map_or(TIME, Duration::from_secs);
     println!("seed {seed}");

@@ -180,7 +180,9 @@ impl Maps {
                 self.clear_traffic(*id)
             }
             Change::CreateTable { group, slots } => self.create_tables(&[(*group, slots)]),
-            Change::SetSlots { group, elements } => self.set_slots(*group, elements),
+            Change::SetSlots {
+                group, elements, ..
+            } => self.set_slots(*group, elements),
             Change::RemoveTable { group } => self.remove_table(*group),
             Change::SetListener(place, entry) => {
                 by_family!(self, place.address, |maps, address| maps
@@ -235,7 +237,7 @@ impl Maps {
         let is_table = |change: &&Change| matches!(change, Change::CreateTable { .. });
         let (tables, others): (Vec<&Change>, Vec<&Change>) = run.iter().partition(is_table);
         let tables = tables.into_iter().filter_map(|change| match change {
-            Change::CreateTable { group, slots } => Some((*group, slots.as_slice())),
+            Change::CreateTable { group, slots } => Some((*group, &**slots)),
             _ => None,
         });
         self.create_tables(&tables.collect::<Vec<_>>())?;

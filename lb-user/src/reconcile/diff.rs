@@ -2,9 +2,9 @@
 
 mod rules;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::state::{Change, Element, MapState, UNKNOWN_SLOT, elements};
+use super::state::{Change, Element, MapState, Slots, UNKNOWN_SLOT, elements};
 
 /// The changes from `observed` to `desired`, in an order in which each state
 /// between is sound: a target is known before a slot names it, a table is there
@@ -118,14 +118,14 @@ fn gone<'a, K: Ord, V>(
 }
 
 /// Only what changed, unless the table is new, of another size, or not known.
-fn table(group: u32, observed: Option<&Vec<u16>>, desired: &[u16]) -> Change {
-    let is_like = |observed: &&Vec<u16>| {
+fn table(group: u32, observed: Option<&Slots>, desired: &Slots) -> Change {
+    let is_like = |observed: &&Slots| {
         observed.len() == desired.len() && observed.first() != Some(&UNKNOWN_SLOT)
     };
     let Some(observed) = observed.filter(is_like) else {
         return Change::CreateTable {
             group,
-            slots: desired.to_vec(),
+            slots: Arc::clone(desired),
         };
     };
     let changed: Vec<(u32, Element)> = (0u32..)
@@ -135,6 +135,7 @@ fn table(group: u32, observed: Option<&Vec<u16>>, desired: &[u16]) -> Change {
         .collect();
     Change::SetSlots {
         group,
+        slots: Arc::clone(desired),
         elements: changed,
     }
 }

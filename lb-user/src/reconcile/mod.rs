@@ -17,7 +17,9 @@ pub use group::Balance;
 pub use ids::{Ids, SavedIds, TargetKey};
 pub use ports::Block;
 pub use problem::Problem;
-pub use state::{Change, Element, MapState, Place, PlacePorts, UNKNOWN_SLOT, elements, runs};
+pub use state::{
+    Change, Element, MapState, Place, PlacePorts, Slots, UNKNOWN_SLOT, elements, runs,
+};
 pub use tables::Tables;
 
 #[cfg(test)]

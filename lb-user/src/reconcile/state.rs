@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use lb_common::{
@@ -20,6 +21,10 @@ use crate::{
 
 /// What a table's map holds at one index.
 pub type Element = [u16; SLOTS_PER_ELEMENT as usize];
+
+/// A Maglev table: the target id of each slot. Shared, for it is a hundred
+/// kilobytes and more, and whoever knows of the group has it.
+pub type Slots = Arc<[u16]>;
 
 /// A slot of a table that another agent has made, of which only the size is
 /// known. No target has this id.
@@ -70,7 +75,7 @@ pub struct MapState {
     /// By the addresses that listeners have.
     pub vips: BTreeMap<IpAddr, VipEntry>,
     /// Maglev tables by group id.
-    pub tables: BTreeMap<u32, Vec<u16>>,
+    pub tables: BTreeMap<u32, Slots>,
     /// By target id.
     pub targets: BTreeMap<u32, TargetEntry>,
 }
@@ -88,11 +93,13 @@ pub enum Change {
     /// A table for a group that has none of this size.
     CreateTable {
         group: u32,
-        slots: Vec<u16>,
+        slots: Slots,
     },
-    /// Elements of a group's table, by index.
+    /// Elements of a group's table that are other than they were, by index.
     SetSlots {
         group: u32,
+        /// All that it has then.
+        slots: Slots,
         elements: Vec<(u32, Element)>,
     },
     RemoveTable {
@@ -142,17 +149,8 @@ impl MapState {
             Change::ClearTarget(id) => {
                 self.targets.remove(id);
             }
-            Change::CreateTable { group, slots } => {
-                self.tables.insert(*group, slots.clone());
-            }
-            Change::SetSlots { group, elements } => {
-                if let Some(slots) = self.tables.get_mut(group) {
-                    for (index, element) in elements {
-                        let first = (index * SLOTS_PER_ELEMENT) as usize;
-                        let room = element.len().min(slots.len().saturating_sub(first));
-                        slots[first..first + room].copy_from_slice(&element[..room]);
-                    }
-                }
+            Change::CreateTable { group, slots } | Change::SetSlots { group, slots, .. } => {
+                self.tables.insert(*group, Arc::clone(slots));
             }
             Change::RemoveTable { group } => {
                 self.tables.remove(group);
@@ -217,7 +215,7 @@ mod tests {
     fn only_new_tables_are_run_together_and_not_too_many() {
         let table = |group| Change::CreateTable {
             group,
-            slots: Vec::new(),
+            slots: Arc::default(),
         };
         let mut changes = vec![Change::ClearTarget(1), Change::ClearTarget(2)];
         changes.extend((0..100).map(table));

@@ -1,8 +1,9 @@
 //! Maglev tables that were built before: an event changes few of them, and
 //! building one takes a hundred times longer than comparing its members.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use super::state::Slots;
 use crate::maglev::{self, Member};
 
 /// The last table of each group, and what it was built from.
@@ -15,7 +16,7 @@ pub struct Tables {
 struct Built {
     members: Vec<Member>,
     seed: u64,
-    slots: Vec<u16>,
+    slots: Slots,
 }
 
 impl Tables {
@@ -26,20 +27,20 @@ impl Tables {
         members: &[Member],
         table_size: u32,
         seed: u64,
-    ) -> Vec<u16> {
+    ) -> Slots {
         let known = self.by_group.get(&group).filter(|built| {
             built.seed == seed
                 && built.slots.len() == table_size as usize
                 && built.members == members
         });
         if let Some(built) = known {
-            return built.slots.clone();
+            return Arc::clone(&built.slots);
         }
-        let slots = maglev::build(members, table_size, seed);
+        let slots: Slots = maglev::build(members, table_size, seed).into();
         let built = Built {
             members: members.to_vec(),
             seed,
-            slots: slots.clone(),
+            slots: Arc::clone(&slots),
         };
         self.by_group.insert(group, built);
         slots
@@ -82,7 +83,7 @@ mod tests {
             for (group, weights, size, seed) in requests {
                 let members = members(&weights);
                 let fresh = maglev::build(&members, size, seed);
-                prop_assert_eq!(tables.get(group, &members, size, seed), fresh);
+                prop_assert_eq!(&*tables.get(group, &members, size, seed), fresh);
             }
         }
     }
@@ -92,7 +93,8 @@ mod tests {
         let mut tables = Tables::default();
         tables.get(0, &members(&[1, 1]), 7, 0);
         // Only so can a kept table be told from a built one.
-        tables.by_group.get_mut(&0).unwrap().slots[3] = 77;
+        let built = tables.by_group.get_mut(&0).unwrap();
+        Arc::make_mut(&mut built.slots)[3] = 77;
         assert_eq!(tables.get(0, &members(&[1, 1]), 7, 0)[3], 77);
         assert_ne!(tables.get(0, &members(&[1, 2]), 7, 0)[3], 77);
         tables.keep_only(&BTreeMap::from([(1, ())]));

@@ -262,7 +262,7 @@ fn health_decides_who_is_in_the_table_and_whose_flows_go_on() {
             *keeping,
             "{health:?} {attributes}"
         );
-        let mut slots: Vec<u16> = state.tables[&0].clone();
+        let mut slots: Vec<u16> = state.tables[&0].to_vec();
         slots.sort_unstable();
         slots.dedup();
         let expected: Vec<u16> = if accepting.is_empty() {
@@ -335,7 +335,8 @@ fn state() -> impl Strategy<Value = MapState> {
     let slots = prop_oneof![
         proptest::collection::vec(0u16..3, 10),
         proptest::collection::vec(0u16..3, 13)
-    ];
+    ]
+    .prop_map(Slots::from);
     (
         0u32..3,
         proptest::collection::btree_map(0u32..4, interface, 0..4),

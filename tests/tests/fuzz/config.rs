@@ -13,7 +13,7 @@ use lb_common::{
 use lb_user::{
     address::Prefix,
     config::{Rule, Rules},
-    reconcile::{Block, MapState, Place, PlacePorts},
+    reconcile::{Block, MapState, Place, PlacePorts, Slots},
 };
 
 use super::world::{at, beyond, mac};
@@ -166,7 +166,7 @@ pub fn members(v6: bool, group: u32) -> Vec<u16> {
         .collect()
 }
 
-pub fn slots(members: &[u16]) -> Vec<u16> {
+pub fn slots(members: &[u16]) -> Slots {
     let all = members.iter().cycle().take(TABLE_SIZE as usize);
     all.copied().collect()
 }

@@ -84,12 +84,8 @@ fn table(state: &mut MapState, random: &mut Random) {
             state.tables.remove(&group);
         }
         1 => *slots = config::slots(&[*random.pick(&members)]),
-        2 => slots.fill(NO_TARGET),
-        _ => {
-            for slot in slots {
-                *slot = *random.pick(&members);
-            }
-        }
+        2 => *slots = vec![NO_TARGET; slots.len()].into(),
+        _ => *slots = slots.iter().map(|_| *random.pick(&members)).collect(),
     }
 }
 

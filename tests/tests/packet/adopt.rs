@@ -103,7 +103,7 @@ fn state() -> MapState {
             ..TargetEntry::default()
         };
         state.targets.insert(n, target);
-        state.tables.insert(n, vec![n as u16; 251]);
+        state.tables.insert(n, vec![n as u16; 251].into());
     }
     rules.sort_unstable_by_key(|&(prefix, _)| prefix);
     state.security_groups = BTreeMap::from([(1, Arc::from(rules))]);
@@ -138,7 +138,7 @@ fn what_is_pinned_is_read_back() {
     let observed = second.observe().unwrap();
     let mut expected = state.clone();
     for slots in expected.tables.values_mut() {
-        slots.fill(UNKNOWN_SLOT);
+        *slots = vec![UNKNOWN_SLOT; slots.len()].into();
     }
     assert_eq!(observed, expected);
     // What is read back is good enough to be changed: all of it goes.

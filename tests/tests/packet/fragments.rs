@@ -164,8 +164,7 @@ fn one_whose_first_was_not_ours() {
     }
     for net in NETS {
         let ends = Ends::new(net, Mode::SourceNat, false, 0);
-        let (group, slots) = (ends.id, vec![NO_TARGET; TABLE_SIZE as usize]);
-        lab.apply(Change::CreateTable { group, slots });
+        lab.slots(ends.id, vec![NO_TARGET; TABLE_SIZE as usize]);
         // The identification of one that was passed.
         let whole = request(&ends, SYN).with(|f| f.identification = 300);
         let reasons = [DropReason::NoTarget, DropReason::FragmentOrder];

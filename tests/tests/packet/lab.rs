@@ -142,7 +142,12 @@ impl Lab {
 
     /// A table with one target only.
     pub fn table(&mut self, group: u32, target: u32) {
-        let slots = vec![target as u16; TABLE_SIZE as usize];
+        self.slots(group, vec![target as u16; TABLE_SIZE as usize]);
+    }
+
+    /// A table with these slots.
+    pub fn slots(&mut self, group: u32, slots: Vec<u16>) {
+        let slots = slots.into();
         self.apply(Change::CreateTable { group, slots });
     }
 

@@ -2,10 +2,7 @@
 
 use lb_common::settings::Settings;
 use lb_user::reconcile::Change;
-use nix::{
-    sched::{CpuSet, sched_getcpu, sched_setaffinity},
-    unistd::Pid,
-};
+use xlb_tests::cpu;
 
 use super::{
     builder::{ETH1_MAC, Frame, Mac, SYN, Transport, mac},
@@ -13,13 +10,6 @@ use super::{
     lab::{Hook, Lab, SETTINGS, Verdict},
     net::{NETS, Net},
 };
-
-/// Each CPU keeps its own answers: the calling thread stays on the one it is on.
-fn stay() {
-    let mut cpus = CpuSet::new();
-    cpus.set(sched_getcpu().unwrap()).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
-}
 
 fn keep(lab: &mut Lab, route_epoch: u32) {
     lab.apply(Change::SetSettings(Settings {
@@ -51,7 +41,8 @@ fn next(lab: &mut Lab, net: Net) -> Mac {
 
 #[test]
 fn for_the_rest_of_a_second() {
-    stay();
+    // Each CPU keeps its own answers.
+    cpu::stay().unwrap();
     let mut lab = Lab::new();
     keep(&mut lab, 1);
     for net in NETS {

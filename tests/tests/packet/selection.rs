@@ -42,8 +42,8 @@ fn without_a_table_there_is_no_target() {
             let counts = Counts::reason(DropReason::NoTarget);
             lab.check(&untouched(what, Hook::Eth0, packet, Verdict::Drop, counts));
         };
-        let (group, slots) = (net.base, vec![NO_TARGET; TABLE_SIZE as usize]);
-        lab.apply(Change::CreateTable { group, slots });
+        let group = net.base;
+        lab.slots(group, vec![NO_TARGET; TABLE_SIZE as usize]);
         check(&mut lab, "empty", local(net, SYN, 4000));
         lab.apply(Change::RemoveTable { group });
         check(&mut lab, "removed", local(net, SYN, 4000));
@@ -185,8 +185,7 @@ fn no_flow_is_dropped_because_one_of_two_targets_is_lost() {
             id: id as u16,
             weight: 1,
         });
-        let slots = maglev::build(&members, TABLE_SIZE, 0);
-        lab.apply(Change::CreateTable { group, slots });
+        lab.slots(group, maglev::build(&members, TABLE_SIZE, 0));
         lab.target(group, |t| t.flags &= !TargetEntry::ACCEPTS);
         let mut lost = 0;
         for port in 1..=512 {

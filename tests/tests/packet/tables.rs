@@ -34,7 +34,7 @@ fn every_slot_is_written() {
     };
     let tables = (0..).zip(SIZES).map(|(group, size)| Change::CreateTable {
         group,
-        slots: slots(size),
+        slots: slots(size).into(),
     });
     dataplane.apply_run(&tables.collect::<Vec<_>>()).unwrap();
     for (group, size) in (0..).zip(SIZES) {
@@ -50,16 +50,18 @@ fn every_slot_is_written() {
             let first = *index as usize * ELEMENT;
             slots[first..first + ELEMENT].copy_from_slice(element);
         }
-        dataplane
-            .apply(&Change::SetSlots { group, elements })
-            .unwrap();
+        let set = |elements| Change::SetSlots {
+            group,
+            slots: slots[..].into(),
+            elements,
+        };
+        dataplane.apply(&set(elements)).unwrap();
         assert_eq!(table(size), filled(&slots), "{size} slots, some changed");
-        let elements = Vec::new();
-        let nothing = Change::SetSlots { group, elements };
-        dataplane.apply(&nothing).unwrap();
+        dataplane.apply(&set(Vec::new())).unwrap();
     }
     let beyond = Change::SetSlots {
         group: 0,
+        slots: slots(SIZES[0]).into(),
         elements: vec![(MIN_TABLE_SIZE * SLOTS_PER_ELEMENT, [0; ELEMENT])],
     };
     let error = dataplane.apply(&beyond).unwrap_err().to_string();

@@ -1,10 +1,7 @@
 //! A packet that doesn't fit: its sender is told how much does.
 
 use lb_common::{counters::DropReason, limits::ICMP_ERRORS_PER_SECOND, wire::wide};
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
+use xlb_tests::cpu;
 
 use super::{
     builder::{ACK, Frame, SYN, Transport, mac},
@@ -164,12 +161,7 @@ fn some_are_just_dropped() {
 /// Each CPU's own limit, so this runs on one.
 #[test]
 fn as_often_as_a_router_may() {
-    let me = Pid::from_raw(0);
-    let allowed = sched_getaffinity(me).unwrap();
-    let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap());
-    let mut one = CpuSet::new();
-    one.set(first.unwrap()).unwrap();
-    sched_setaffinity(me, &one).unwrap();
+    cpu::stay().unwrap();
     let mut lab = Lab::new();
     for net in NETS {
         let mut ends = Ends::new(net, Mode::KeepClient, false, 0);

@@ -71,7 +71,7 @@ impl Maps {
                 let size = sizes.get(&group).copied().unwrap_or(1);
                 state
                     .tables
-                    .insert(group, vec![UNKNOWN_SLOT; size as usize]);
+                    .insert(group, vec![UNKNOWN_SLOT; size as usize].into());
             }
         }
         Ok(())

@@ -39,7 +39,7 @@ fn state() -> impl Strategy<Value = MapState> {
     (targets, groups, listeners, interfaces, protections, 0u64..3).prop_map(
         |(targets, groups, listeners, interfaces, (limits, security_groups), hash_key)| {
             let ids: Vec<u16> = targets.keys().map(|&id| id as u16).collect();
-            let groups: BTreeMap<u32, Vec<u16>> = groups
+            let groups: BTreeMap<u32, Slots> = groups
                 .into_iter()
                 .map(|(group, (size, seed))| (group, table([1, 5, 8, 13][size], seed, &ids)))
                 .collect();
@@ -109,7 +109,7 @@ fn rules() -> impl Strategy<Value = Rules> {
     btree_map(prefix, rule, 1..6).prop_map(|rules| rules.into_iter().collect())
 }
 
-fn table(size: usize, seed: u64, ids: &[u16]) -> Vec<u16> {
+fn table(size: usize, seed: u64, ids: &[u16]) -> Slots {
     let slot = |index: usize| match (seed as usize).wrapping_mul(31).wrapping_add(index * 7) {
         value if ids.is_empty() || value % 5 == 0 => NO_TARGET,
         value => ids[value % ids.len()],
@@ -168,7 +168,7 @@ proptest! {
     fn tables_that_arent_known_are_made_anew(a in state(), b in state()) {
         let mut state = a;
         for slots in state.tables.values_mut() {
-            slots.fill(UNKNOWN_SLOT);
+            *slots = vec![UNKNOWN_SLOT; slots.len()].into();
         }
         for change in diff(&state.clone(), &b) {
             prop_assert!(!matches!(change, Change::SetSlots { .. }), "{:?}", change);
@@ -202,6 +202,27 @@ proptest! {
             }
         }
         prop_assert_eq!(written, b.iter().copied().collect());
+    }
+
+    /// So it is with a table's elements.
+    #[test]
+    fn written_elements_are_the_groups_table(size in 1usize..40, a in any::<u64>(), b in any::<u64>()) {
+        let [a, b] = [a, b].map(|seed| table(size, seed, &[0, 1, 2]));
+        let state = |slots: &Slots| MapState {
+            tables: [(1, slots.clone())].into(),
+            ..MapState::default()
+        };
+        let mut written = elements(&a);
+        for change in diff(&state(&a), &state(&b)) {
+            let Change::SetSlots { elements, .. } = change else {
+                panic!("{change:?}");
+            };
+            for (index, element) in elements {
+                let before = std::mem::replace(&mut written[index as usize], element);
+                prop_assert_ne!(before, element);
+            }
+        }
+        prop_assert_eq!(written, elements(&b));
     }
 
     /// Nothing is written that is right already.
@@ -247,7 +268,7 @@ fn small(group: u32, slots: &[u16]) -> MapState {
     let ids = slots.iter().filter(|&&slot| slot != NO_TARGET);
     MapState {
         listeners: [(key(group as u8), entry)].into(),
-        tables: [(group, slots.to_vec())].into(),
+        tables: [(group, slots.into())].into(),
         targets: ids.map(|&id| (u32::from(id), target(1, 1))).collect(),
         interfaces: [(group, InterfaceEntry::default())].into(),
         vips: [([10, 0, 0, group as u8].into(), VipEntry::default())].into(),
@@ -280,6 +301,7 @@ fn only_the_elements_that_differ_are_written() {
         diff(&small(1, &a), &small(1, &b)),
         [Change::SetSlots {
             group: 1,
+            slots: b[..].into(),
             elements: vec![(2, element)],
         }]
     );

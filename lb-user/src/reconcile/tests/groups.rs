@@ -163,7 +163,12 @@ fn what_drains_stays_but_takes_no_new_flow() {
                 applied.targets[&id].generation
             );
         }
-        assert!(!state.tables.values().flatten().any(|&id| id < 2));
+        assert!(
+            !state
+                .tables
+                .values()
+                .any(|slots| slots.iter().any(|&id| id < 2))
+        );
 
         ids.assign(after, &BTreeSet::new());
         let state = want(after, &ids, &BTreeSet::new(), &state);
