@@ -16,8 +16,7 @@ use crate::{
     icmp, maps, nat,
     packet::{Packet, opaque},
     parse::{Ip, Part, ethernet, ipv4, ipv6},
-    pipeline,
-    select::{self, Search},
+    pipeline, select,
     work::Work,
 };
 
@@ -53,8 +52,8 @@ pub trait Family: Address + 'static {
     fn listeners() -> &'static maps::Listeners<Self>;
     fn listener_ranges() -> &'static maps::ListenerRanges<Self>;
     fn security() -> &'static maps::Security<Self>;
-    /// Runs [`crate::select`]'s search.
-    fn search(search: &mut Search<Self>);
+    /// Runs [`crate::select`]'s search: picks the target of a flow that begins.
+    fn search(work: &mut Work<Self>);
     /// Runs [`crate::pipeline`]'s last stage, an [`outcome`](crate::outcome).
     fn send(ctx: *mut xdp_md, work: &mut Work<Self>) -> u32;
     /// Bits of the source prefix whose new flows are counted together.
@@ -188,8 +187,8 @@ impl Family for Ipv4 {
         SECURITY_V4);
 
     #[inline(always)]
-    fn search(search: &mut Search<Self>) {
-        select::xlb_search_v4(search);
+    fn search(work: &mut Work<Self>) {
+        select::xlb_search_v4(work);
     }
 
     #[inline(always)]
@@ -320,8 +319,8 @@ impl Family for Ipv6 {
         SECURITY_V6);
 
     #[inline(always)]
-    fn search(search: &mut Search<Self>) {
-        select::xlb_search_v6(search);
+    fn search(work: &mut Work<Self>) {
+        select::xlb_search_v6(work);
     }
 
     #[inline(always)]

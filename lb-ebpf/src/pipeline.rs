@@ -1,8 +1,9 @@
 //! The packet's way: parse → filter → flow → listener → security group → limits →
 //! select → next hop → rewrite or encapsulate → transmit.
 //!
-//! Most packets go it in one function, `steady`; what that can't do is a stage
-//! with a stack frame of its own each. What one found the next finds in
+//! What isn't ours gets as far as `enter`, in the program itself. Most others go
+//! the rest in one function, `steady`; what that can't do is a stage with a stack
+//! frame of its own each. What one found the next finds in
 //! [`Work`]. Until `leave` (or `icmp::forward`, `tunnel::relay`) nothing in the
 //! packet has been touched, so whatever fails before leaves it as it came.
 
@@ -42,10 +43,13 @@ fn forward<F: Family>(
     work: &mut Work<F>,
     network: usize,
 ) -> Result<(), DropReason> {
-    steady(ctx, work, network)?;
+    enter(ctx, work, network)?;
+    if work.parsed.ip.protocol == F::ICMP {
+        return report(ctx, work);
+    }
+    steady(ctx, work)?;
     let begins = match work.glance {
         Glance::Steady => return Ok(()),
-        _ if work.parsed.ip.protocol == F::ICMP => return report(ctx, work),
         Glance::Nothing => true,
         Glance::Unsettled => match find(work) {
             Known::Flow => false,
@@ -55,35 +59,38 @@ fn forward<F: Family>(
     };
     if begins {
         admit(ctx, work)?;
-        select(work);
+        F::search(work);
         begin(work)?;
     }
     account(work);
     send(ctx, work)
 }
 
-/// The whole way of most packets: those that change nothing about their flow.
-/// One function, for a return costs as much as dozens of instructions where the
-/// CPU must not predict it; and not one with the rest, which needs the stack.
-/// What it can't do it leaves to the stages behind it.
-#[inline(never)]
-fn steady<F: Family>(
+/// What is done before anything is looked up: all that most packets meet that
+/// aren't ours.
+#[inline(always)]
+fn enter<F: Family>(
     ctx: *mut xdp_md,
     work: &mut Work<F>,
     network: usize,
 ) -> Result<(), DropReason> {
     work.mtu = 0;
-    work.glance = Glance::Nothing;
     let packet = Packet::of_xdp(&XdpContext::new(ctx));
     parse::packet(&packet, network, Hook::Ingress, &mut work.parsed)?;
-    let is_icmp = work.parsed.ip.protocol == F::ICMP;
-    if !is_icmp {
+    if work.parsed.ip.protocol != F::ICMP {
         filter::check(&work.parsed)?;
     }
     work.look_at_the_clock();
-    if is_icmp {
-        return Ok(());
-    }
+    Ok(())
+}
+
+/// All the rest of the way of most packets: those that change nothing about their
+/// flow.
+/// One function, for a return costs as much as dozens of instructions where the
+/// CPU must not predict it; and not one with the rest, which needs the stack.
+/// What it can't do it leaves to the stages behind it.
+#[inline(never)]
+fn steady<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
     work.glance = flow::glance(work, Hook::Ingress);
     if work.glance == Glance::Steady {
         account(work);
@@ -145,12 +152,6 @@ fn admit<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReas
     limit::admit(&work.listener, work.parsed.ip.source, work.now)
 }
 
-/// Picks the target of a flow that begins.
-#[inline(never)]
-fn select<F: Family>(work: &mut Work<F>) {
-    select::search(work);
-}
-
 /// Begins the flow.
 #[inline(never)]
 fn begin<F: Family>(work: &mut Work<F>) -> Result<(), DropReason> {
@@ -176,8 +177,10 @@ fn send<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReaso
 #[inline(never)]
 pub extern "C" fn xlb_send_v4(ctx: *mut xdp_md, work: *mut Work<Ipv4>) -> u32 {
     // SAFETY: the verifier sees to it that the pointer is null or valid.
-    let work = unsafe { work.as_mut() }.ok_or(DropReason::Internal);
-    outcome::pack(work.and_then(|work| leave(ctx, work, true)))
+    outcome::pack(match unsafe { work.as_mut() } {
+        Some(work) => leave(ctx, work, true),
+        None => Err(DropReason::Internal),
+    })
 }
 
 /// The same for IPv6.
@@ -185,8 +188,10 @@ pub extern "C" fn xlb_send_v4(ctx: *mut xdp_md, work: *mut Work<Ipv4>) -> u32 {
 #[inline(never)]
 pub extern "C" fn xlb_send_v6(ctx: *mut xdp_md, work: *mut Work<Ipv6>) -> u32 {
     // SAFETY: as above.
-    let work = unsafe { work.as_mut() }.ok_or(DropReason::Internal);
-    outcome::pack(work.and_then(|work| leave(ctx, work, true)))
+    outcome::pack(match unsafe { work.as_mut() } {
+        Some(work) => leave(ctx, work, true),
+        None => Err(DropReason::Internal),
+    })
 }
 
 /// Of what can't be a SYN nothing is looked at that only those have: `may_open`

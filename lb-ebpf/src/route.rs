@@ -116,7 +116,12 @@ pub fn find<F: Family>(
         return Ok(&slot.hop);
     }
     slot.key = Key::NONE;
-    slot.mtu = ask(ctx, tags, request, mtu, &mut slot.hop)?;
+    if let Err(reason) = ask(ctx, tags, request, slot) {
+        if reason == DropReason::TooBig {
+            *mtu = slot.mtu;
+        }
+        return Err(reason);
+    }
     // A neighbour that the kernel has yet to find is asked for again.
     if key.epoch() != 0 && !matches!(slot.hop.way, Way::Handoff(_)) {
         slot.key = key;
@@ -132,7 +137,7 @@ fn index<F: Family>(destination: F) -> u32 {
     hash >> (u32::BITS - ROUTE_SLOTS.ilog2())
 }
 
-/// Asks the kernel. Gives the MTU of the way out. A function of its own: once a
+/// Asks the kernel, and fills in all but the key. A function of its own: once a
 /// second for a destination is seldom, and its query would stand in the stack
 /// frame of every packet.
 #[inline(never)]
@@ -140,9 +145,8 @@ fn ask<F: Family>(
     ctx: &XdpContext,
     tags: &Tags,
     request: &Request<F>,
-    too_big: &mut u16,
-    hop: &mut NextHop,
-) -> Result<u16, DropReason> {
+    slot: &mut Slot,
+) -> Result<(), DropReason> {
     let mut query = Query(MaybeUninit::uninit());
     let query = query.zero();
     F::fill_route(
@@ -157,21 +161,19 @@ fn ask<F: Family>(
     // SAFETY: `query` is a live struct of the size that is given.
     let answer = unsafe { fib_lookup(ctx.as_ptr(), query, size_of::<bpf_fib_lookup>() as i32, 0) };
     // SAFETY: the kernel has written this part of the union where it is read.
-    let mtu = unsafe { query.__bindgen_anon_1.mtu_result };
+    slot.mtu = unsafe { query.__bindgen_anon_1.mtu_result };
     let handoff = Way::Handoff(query.ifindex);
+    let hop = &mut slot.hop;
     hop.macs = macs_of(query);
     (hop.way, hop.tag_count, hop.tags) = match answer as u32 {
         bindings::BPF_FIB_LKUP_RET_SUCCESS => way_out(ctx, tags, query.ifindex),
         // The kernel resolves the neighbour when the tc program sends.
         bindings::BPF_FIB_LKUP_RET_NO_NEIGH => (handoff, 0, [VlanTag::default(); 2]),
-        bindings::BPF_FIB_LKUP_RET_FRAG_NEEDED => {
-            *too_big = mtu;
-            return Err(DropReason::TooBig);
-        }
+        bindings::BPF_FIB_LKUP_RET_FRAG_NEEDED => return Err(DropReason::TooBig),
         bindings::BPF_FIB_LKUP_RET_FWD_DISABLED => return Err(DropReason::ForwardingDisabled),
         _ => return Err(DropReason::NoRoute),
     };
-    Ok(mtu)
+    Ok(())
 }
 
 /// `bpf_fib_lookup` ends with `smac` and `dmac`, which fill the last twelve of

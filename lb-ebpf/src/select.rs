@@ -35,9 +35,10 @@ use crate::{
 
 const STEPS: u32 = SELECT_ATTEMPTS * PORT_ATTEMPTS;
 
-/// Picks a target for the packet, and enters the flow's reply direction.
-#[inline(always)]
-pub fn search<F: Family>(work: &mut Work<F>) {
+/// Says what to search for. Not in one function with the search, below which lie
+/// the frames of the deepest chain of calls.
+#[inline(never)]
+fn prepare<F: Family>(work: &mut Work<F>) {
     let (parsed, listener, search) = (&work.parsed, &work.listener, &mut work.search);
     let hash_key = flow::settings().hash_key;
     let hash = hash_of(&parsed.key, listener, hash_key);
@@ -55,7 +56,6 @@ pub fn search<F: Family>(work: &mut Work<F>) {
     search.failure = DropReason::NoTarget as u32;
     search.found = 0;
     search.ports = Ports::NONE;
-    F::search(search);
 }
 
 /// Enters what was found in the flow table's forward direction, where packets
@@ -89,13 +89,15 @@ fn hash_of<F: Family>(key: &FlowKey<F>, listener: &ListenerEntry, hash_key: u64)
     }
 }
 
-/// The search for IPv4, a global function (see `outcome.rs`).
+/// Picks a target for an IPv4 packet, and enters the flow's reply direction. A
+/// global function (see `outcome.rs`).
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xlb_search_v4(search: *mut Search<Ipv4>) -> u32 {
+pub extern "C" fn xlb_search_v4(work: *mut Work<Ipv4>) -> u32 {
     // SAFETY: the verifier sees to it that the pointer is null or valid.
-    if let Some(search) = unsafe { search.as_mut() } {
-        search.run();
+    if let Some(work) = unsafe { work.as_mut() } {
+        prepare(work);
+        work.search.run();
     }
     0
 }
@@ -103,10 +105,11 @@ pub extern "C" fn xlb_search_v4(search: *mut Search<Ipv4>) -> u32 {
 /// The same for IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xlb_search_v6(search: *mut Search<Ipv6>) -> u32 {
+pub extern "C" fn xlb_search_v6(work: *mut Work<Ipv6>) -> u32 {
     // SAFETY: as above.
-    if let Some(search) = unsafe { search.as_mut() } {
-        search.run();
+    if let Some(work) = unsafe { work.as_mut() } {
+        prepare(work);
+        work.search.run();
     }
     0
 }

@@ -149,9 +149,10 @@ fn walk(packet: &Packet, chain: &mut Chain) -> Result<(), DropReason> {
 #[inline(never)]
 pub extern "C" fn xlb_walk_xdp(ctx: *mut xdp_md, chain: *mut Chain) -> u32 {
     // SAFETY: the verifier sees to it that the pointer is null or valid.
-    let chain = unsafe { chain.as_mut() }.ok_or(DropReason::Internal);
-    let packet = Packet::of_xdp(&XdpContext::new(ctx));
-    outcome::pack(chain.and_then(|chain| follow(&packet, chain)))
+    outcome::pack(match unsafe { chain.as_mut() } {
+        Some(chain) => follow(&Packet::of_xdp(&XdpContext::new(ctx)), chain),
+        None => Err(DropReason::Internal),
+    })
 }
 
 /// The same for one that goes out.
@@ -159,9 +160,10 @@ pub extern "C" fn xlb_walk_xdp(ctx: *mut xdp_md, chain: *mut Chain) -> u32 {
 #[inline(never)]
 pub extern "C" fn xlb_walk_skb(skb: *mut __sk_buff, chain: *mut Chain) -> u32 {
     // SAFETY: as above.
-    let chain = unsafe { chain.as_mut() }.ok_or(DropReason::Internal);
-    let packet = Packet::of_skb(&TcContext::new(skb));
-    outcome::pack(chain.and_then(|chain| follow(&packet, chain)))
+    outcome::pack(match unsafe { chain.as_mut() } {
+        Some(chain) => follow(&Packet::of_skb(&TcContext::new(skb)), chain),
+        None => Err(DropReason::Internal),
+    })
 }
 
 #[inline(always)]
