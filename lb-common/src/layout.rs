@@ -64,6 +64,10 @@ mod tests {
     fn reasons_index_their_counters() {
         for (index, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, index);
+            assert_eq!(DropReason::from_number(index as u32), *reason);
+        }
+        for beyond in [DropReason::COUNT, u32::MAX] {
+            assert_eq!(DropReason::from_number(beyond), DropReason::Internal);
         }
         assert_eq!(DropReason::COUNT as usize, DropReason::ALL.len());
         // A capture's filter has a bit for each.

@@ -33,17 +33,17 @@ pub const IPV6_INSIDE: u8 = 41;
 pub fn forward<F: Family>(
     ctx: *mut xdp_md,
     work: &mut Work<F>,
-    may_open: bool,
+    may_be_syn: bool,
 ) -> Result<(), DropReason> {
     let target = maps::TARGETS
         .get(work.flow.target)
         .ok_or(DropReason::Internal)?;
     if Encapsulation::from_wire(target.encapsulation) == Encapsulation::None {
-        directly(ctx, work, target, may_open)
+        directly(ctx, work, target, may_be_syn)
     } else if target.has(TargetEntry::IPV6) {
-        wrap::<F, Ipv6>(ctx, work, target, may_open)
+        wrap::<F, Ipv6>(ctx, work, target, may_be_syn)
     } else {
-        wrap::<F, Ipv4>(ctx, work, target, may_open)
+        wrap::<F, Ipv4>(ctx, work, target, may_be_syn)
     }
 }
 
@@ -60,7 +60,7 @@ fn directly<F: Family>(
     ctx: *mut xdp_md,
     work: &mut Work<F>,
     target: &TargetEntry,
-    may_open: bool,
+    may_be_syn: bool,
 ) -> Result<(), DropReason> {
     let ctx = &XdpContext::new(ctx);
     let (ip, tags) = (&work.parsed.ip, &work.parsed.tags);
@@ -78,7 +78,7 @@ fn directly<F: Family>(
         address: target.address,
     };
     let packet = Packet::of_xdp(ctx);
-    max_segment::clamp(&packet, &work.parsed, &work.flow, may_open);
+    max_segment::clamp(&packet, &work.parsed, &work.flow, may_be_syn);
     lower_time_to_live(&packet, ip, ip.network(), time_to_live)?;
     work.way = transmit::leave(ctx, next_hop, tags, Some(via))?;
     Ok(())
@@ -105,7 +105,7 @@ fn wrap<F: Family, O: Family>(
     ctx: *mut xdp_md,
     work: &mut Work<F>,
     target: &TargetEntry,
-    may_open: bool,
+    may_be_syn: bool,
 ) -> Result<(), DropReason> {
     let ctx = &XdpContext::new(ctx);
     let (ip, tags) = (&work.parsed.ip, &work.parsed.tags);
@@ -143,7 +143,7 @@ fn wrap<F: Family, O: Family>(
     let next_hop = route::find(ctx, tags, &request, work.now, &mut work.mtu)
         .inspect_err(|_| work.mtu = work.mtu.saturating_sub(overhead))?;
 
-    max_segment::clamp(&Packet::of_xdp(ctx), &work.parsed, &work.flow, may_open);
+    max_segment::clamp(&Packet::of_xdp(ctx), &work.parsed, &work.flow, may_be_syn);
     let packet = link::resize(ctx, tags, -i32::from(overhead), O::ETHERTYPE)?;
     let inside = bounded(ip.network() + usize::from(overhead));
     lower_time_to_live(&packet, ip, inside, time_to_live)?;

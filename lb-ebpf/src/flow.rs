@@ -95,9 +95,10 @@ pub enum Known {
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Glance {
-    /// It belongs to a flow and changes nothing about it. Nor is it a SYN.
+    /// It belongs to a flow and changes nothing about it. Nor is it a SYN, so that
+    /// only the stages behind need know what those carry (`max_segment.rs`).
     Steady = 0,
-    /// It may: [`find`] says.
+    /// It may belong to one: [`find`] says.
     Unsettled = 1,
     Nothing = 2,
 }

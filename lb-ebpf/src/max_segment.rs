@@ -52,8 +52,13 @@ pub fn lower<F: Family>(
 
 /// [`lower`] with the checksum mended, for a packet that may be a SYN.
 #[inline(always)]
-pub fn clamp<F: Family>(packet: &Packet, parsed: &Parsed<F>, flow: &FlowEntry<F>, may_open: bool) {
-    if may_open && let Some(Replaced { from, to }) = lower(packet, parsed, flow) {
+pub fn clamp<F: Family>(
+    packet: &Packet,
+    parsed: &Parsed<F>,
+    flow: &FlowEntry<F>,
+    may_be_syn: bool,
+) {
+    if may_be_syn && let Some(Replaced { from, to }) = lower(packet, parsed, flow) {
         let delta = Delta::NONE.word(from, to);
         // The header is there: its options were just read.
         let _ = nat::mend(packet, TCP, parsed.ip.payload(), delta);

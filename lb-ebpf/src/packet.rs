@@ -17,7 +17,8 @@ const MAX_OFFSET: usize = 1_023;
 ///
 /// It doesn't borrow from the context, because helpers that move the packet
 /// (`bpf_xdp_adjust_head`, `bpf_l4_csum_replace`) leave it stale: take a new
-/// one after such a call. The verifier refuses a program that forgets to.
+/// one after such a call. The verifier refuses a program that forgets to, but of
+/// calls within a global function (`outcome.rs`) older ones know nothing.
 #[derive(Clone, Copy)]
 pub struct Packet {
     start: usize,

@@ -1,11 +1,11 @@
 //! The packet's way: parse → filter → flow → listener → security group → limits →
 //! select → next hop → rewrite or encapsulate → transmit.
 //!
-//! What isn't ours gets as far as `enter`, in the program itself. Most others go
-//! the rest in one function, `steady`; what that can't do is a stage with a stack
-//! frame of its own each. What one found the next finds in
-//! [`Work`]. Until `leave` (or `icmp::forward`, `tunnel::relay`) nothing in the
-//! packet has been touched, so whatever fails before leaves it as it came.
+//! Most of what isn't ours gets as far as `enter`, in the program itself. Most of
+//! what is goes the rest in one function, `steady`; what that can't do is a stage
+//! with a stack frame of its own each. What one found the next finds in [`Work`].
+//! Until `leave` (or `icmp::forward`, `tunnel::relay`) nothing in the packet has
+//! been touched, so whatever fails before leaves it as it came.
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{Ipv4, Ipv6, counters::DropReason};
@@ -85,10 +85,9 @@ fn enter<F: Family>(
 }
 
 /// All the rest of the way of most packets: those that change nothing about their
-/// flow.
-/// One function, for a return costs as much as dozens of instructions where the
-/// CPU must not predict it; and not one with the rest, which needs the stack.
-/// What it can't do it leaves to the stages behind it.
+/// flow, and are no SYN. One function, for a return costs as much as dozens of
+/// instructions where the CPU must not predict it; and not one with the rest,
+/// which needs the stack. What it can't do it leaves to the stages behind it.
 #[inline(never)]
 fn steady<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropReason> {
     work.glance = flow::glance(work, Hook::Ingress);
@@ -99,7 +98,7 @@ fn steady<F: Family>(ctx: *mut xdp_md, work: &mut Work<F>) -> Result<(), DropRea
     Ok(())
 }
 
-/// Finds the flow of a packet that changes something about it.
+/// Finds the flow of a packet that isn't steady.
 #[inline(never)]
 fn find<F: Family>(work: &mut Work<F>) -> Known {
     flow::find(work, Hook::Ingress)
@@ -194,18 +193,18 @@ pub extern "C" fn xlb_send_v6(ctx: *mut xdp_md, work: *mut Work<Ipv6>) -> u32 {
     })
 }
 
-/// Of what can't be a SYN nothing is looked at that only those have: `may_open`
+/// Of what can't be a SYN nothing is looked at that only those have: `may_be_syn`
 /// is a constant wherever this stands.
 #[inline(always)]
 fn leave<F: Family>(
     ctx: *mut xdp_md,
     work: &mut Work<F>,
-    may_open: bool,
+    may_be_syn: bool,
 ) -> Result<(), DropReason> {
     if work.flow.is_dsr() {
-        encap::forward(ctx, work, may_open)
+        encap::forward(ctx, work, may_be_syn)
     } else {
-        translate(ctx, work, may_open)
+        translate(ctx, work, may_be_syn)
     }
 }
 
@@ -214,13 +213,13 @@ fn leave<F: Family>(
 fn translate<F: Family>(
     ctx: *mut xdp_md,
     work: &mut Work<F>,
-    may_open: bool,
+    may_be_syn: bool,
 ) -> Result<(), DropReason> {
     let ctx = &XdpContext::new(ctx);
     let (parsed, flow) = (&work.parsed, &work.flow);
     if flow.is_local() {
         let packet = Packet::of_xdp(ctx);
-        max_segment::clamp(&packet, parsed, flow, may_open);
+        max_segment::clamp(&packet, parsed, flow, may_be_syn);
         work.way = Way::Stack;
         // A local target's replies don't come in by XDP, so this is forward.
         return nat::rewrite(&packet, parsed, &flow.rewrite, parsed.ip.time_to_live);
@@ -235,7 +234,7 @@ fn translate<F: Family>(
     };
     let next_hop = route::find(ctx, &parsed.tags, &request, work.now, &mut work.mtu)?;
     let packet = Packet::of_xdp(ctx);
-    max_segment::clamp(&packet, parsed, flow, may_open);
+    max_segment::clamp(&packet, parsed, flow, may_be_syn);
     nat::rewrite(&packet, parsed, &flow.rewrite, time_to_live)?;
     work.way = transmit::leave(ctx, next_hop, &parsed.tags, None)?;
     Ok(())

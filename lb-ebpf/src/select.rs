@@ -90,7 +90,7 @@ fn hash_of<F: Family>(key: &FlowKey<F>, listener: &ListenerEntry, hash_key: u64)
 }
 
 /// Picks a target for an IPv4 packet, and enters the flow's reply direction. A
-/// global function (see `outcome.rs`).
+/// global function (see `outcome.rs`); what it has found lies in `work`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xlb_search_v4(work: *mut Work<Ipv4>) -> u32 {

@@ -333,9 +333,9 @@ pub fn udp_echo(socket: &UdpSocket, sizes: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// As [`udp_echo`], from so many sockets, one after the other. Each stays
-/// until the last is done: the kernel may give a closed one's port to the next, and that
-/// would be the same flow.
+/// As [`udp_echo`], from so many sockets, one after the other. Each stays until
+/// the last is done: the kernel may give a closed one's port to the next, and
+/// that would be the same flow.
 ///
 /// # Errors
 /// As there.

@@ -22,8 +22,8 @@ use crate::{
 /// What a table's map holds at one index.
 pub type Element = [u16; SLOTS_PER_ELEMENT as usize];
 
-/// A Maglev table: the target id of each slot. Shared, for it is a hundred
-/// kilobytes and more, and whoever knows of the group has it.
+/// A Maglev table: the target id of each slot. Shared, for it may be a
+/// hundred kilobytes and more, and whoever knows of the group has it.
 pub type Slots = Arc<[u16]>;
 
 /// A slot of a table that another agent has made, of which only the size is

@@ -84,14 +84,27 @@ fn a_syns_offer_is_lowered_where_it_is_too_large() {
             let request = |flags| ends.request(ends.transport(flags));
             let input = offering(request(SYN), &from);
             let output = offering(ends.sent(&request(SYN)), &to);
-            let counts = Counts::new_flow(ends.ids(), &input);
-            check(Hook::Eth0, &input, &output, counts);
+            check(
+                Hook::Eth0,
+                &input,
+                &output,
+                Counts::new_flow(ends.ids(), &input),
+            );
+            // Sent again it changes nothing about the flow, and is clamped still.
+            check(
+                Hook::Eth0,
+                &input,
+                &output,
+                Counts::forward(ends.ids(), &input),
+            );
 
             let reply = ends.reply(ends.transport(SYN | ACK));
             let input = offering(reply.clone(), &from);
             let output = offering(ends.restored(&reply), &to);
-            let counts = Counts::reply(ends.ids(), &input);
-            check(ends.reply_hook(), &input, &output, counts);
+            for _ in 0..2 {
+                let counts = Counts::reply(ends.ids(), &input);
+                check(ends.reply_hook(), &input, &output, counts);
+            }
 
             // It means nothing in any other segment.
             let input = offering(request(ACK), &from);
@@ -129,11 +142,13 @@ fn a_tunnels_syn() {
             tunnel.request(n, SYN).with(|f| f.tcp_options = options)
         };
         let (input, clamped) = (offering(1_460), offering(LIMIT));
-        lab.check_by(Hook::Eth0, &input.bytes(), |out| {
-            let output = tunnel.sent(&clamped, &tunnel.varying(out, 0));
-            let counts = Counts::new_flow(tunnel.ids(), &input);
-            let (hook, verdict) = (Hook::Eth0, Verdict::Redirect);
-            rewritten(tunnel.what(), hook, &input, verdict, &output, counts)
-        });
+        let (first, again) = (Counts::new_flow, Counts::forward);
+        for counts in [first(tunnel.ids(), &input), again(tunnel.ids(), &input)] {
+            lab.check_by(Hook::Eth0, &input.bytes(), |out| {
+                let output = tunnel.sent(&clamped, &tunnel.varying(out, 0));
+                let (hook, verdict) = (Hook::Eth0, Verdict::Redirect);
+                rewritten(tunnel.what(), hook, &input, verdict, &output, counts)
+            });
+        }
     }
 }
