@@ -231,8 +231,9 @@ fn source_nat_with_other_maps() -> Result<()> {
         config.settings = format!("capacity.flows = {flows}\n");
     })?;
     let waits = (MAKERS * (ENDED + KILLED)) as u64;
+    // Makers that wait a second in each of 1.5 to 3 leave less than half.
     ensure!(
-        report.rate > 400.0 && report.slow <= waits,
+        report.rate > 200.0 && report.slow <= waits,
         "too slow: {report:?}"
     );
     Ok(())

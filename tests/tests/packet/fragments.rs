@@ -1,10 +1,15 @@
 //! Fragments: the first finds or begins the flow, the later ones follow it.
 
-use lb_common::{counters::DropReason, limits::NO_TARGET, listener::VipEntry};
+use lb_common::{
+    counters::DropReason,
+    limits::{FRAGMENT_SECONDS, NO_TARGET},
+    listener::VipEntry,
+};
 use lb_user::reconcile::Change;
 
 use super::{
     builder::{ACK, DESTINATION_OPTIONS, Frame, HOP_BY_HOP, SYN, Transport, options, transport},
+    clock,
     ends::{Ends, Mode},
     lab::{Hook, Lab, TABLE_SIZE, Verdict},
     net::{NETS, V6},
@@ -93,6 +98,32 @@ fn one_whose_first_is_not_known() {
         }
         let counts = Counts::forward(ends.ids(), &last);
         lab.check(&ends.step_forward(&last, counts));
+    }
+}
+
+/// What a first fragment has left is void when the rest must have come.
+#[test]
+fn one_whose_first_came_long_ago() {
+    let mut lab = Lab::new();
+    let all = || Ends::all(0).filter(|ends| ends.mode == Mode::SourceNat);
+    let pieces = |ends: &Ends| {
+        let whole = request(ends, SYN).with(|f| f.identification = 200 + ends.id);
+        whole.split(40)
+    };
+    for ends in all() {
+        ends.claim(&mut lab);
+        let [first, last] = pieces(&ends);
+        let counts = Counts::new_flow(ends.ids(), &first);
+        lab.check(&ends.step_forward(&first, counts));
+        let counts = Counts::forward(ends.ids(), &last);
+        lab.check(&ends.step_forward(&last, counts));
+    }
+    clock::ticks(u64::from(FRAGMENT_SECONDS) + 1);
+    for ends in all() {
+        let [_, last] = pieces(&ends);
+        let counts = Counts::reason(DropReason::Fragment);
+        let (what, bytes) = (ends.what(), last.bytes());
+        lab.check(&untouched(what, Hook::Eth0, bytes, Verdict::Pass, counts));
     }
 }
 

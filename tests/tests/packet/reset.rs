@@ -1,6 +1,10 @@
 //! The RST that TCP gets whose flow is over.
 
-use lb_common::{counters::DropReason, settings::Settings, target::TargetEntry};
+use lb_common::{
+    counters::DropReason,
+    settings::Settings,
+    target::{Encapsulation, TargetEntry},
+};
 use lb_user::reconcile::Change;
 
 use super::{
@@ -9,6 +13,7 @@ use super::{
     ends::{Ends, Mode},
     lab::{Hook, Lab, SETTINGS, Verdict},
     step::{Counts, rewritten, untouched},
+    tunnel::Tunnel,
 };
 
 /// What a host without the connection answers (RFC 9293, section 3.10.7.1).
@@ -99,6 +104,45 @@ fn whoever_goes_on_is_told() {
                 lab.check(&step(what, hook, &input.with(look)));
                 lab.target(ends.id, |_| {});
             }
+        }
+    }
+}
+
+/// Such a flow has one direction only.
+#[test]
+fn an_idle_one_of_direct_server_return() {
+    let mut lab = Lab::new();
+    // Of each family of client one: the way to the target is nothing to this.
+    let tunnels = || {
+        let is_one = |it: &Tunnel| it.encapsulation == Encapsulation::Ipip && !it.udp;
+        let all = Tunnel::all().into_iter().filter(is_one);
+        all.filter(|tunnel| tunnel.inner == tunnel.outer)
+    };
+    let timeout = |established_timeout| {
+        Change::SetSettings(Settings {
+            established_timeout,
+            ..SETTINGS
+        })
+    };
+    for tunnel in tunnels() {
+        tunnel.set(&mut lab, |_| {});
+        for flags in [SYN, ACK, ACK] {
+            lab.run(Hook::Eth0, &tunnel.request(0, flags).bytes());
+        }
+    }
+    clock::ticks(1);
+    for tunnel in tunnels() {
+        let input = tunnel.request(0, ACK);
+        lab.apply(timeout(600));
+        let (verdict, _) = lab.run(Hook::Eth0, &input.bytes());
+        assert_eq!(verdict, Verdict::Redirect, "{}", tunnel.what());
+    }
+    clock::ticks(1);
+    for tunnel in tunnels() {
+        let input = tunnel.request(0, ACK);
+        lab.apply(timeout(0));
+        for _ in 0..2 {
+            lab.check(&step(tunnel.what(), Hook::Eth0, &input));
         }
     }
 }
