@@ -12,6 +12,7 @@
 pub mod balancer;
 pub mod browser;
 pub mod client;
+pub mod clock;
 pub mod command;
 pub mod cpu;
 pub mod directory;

@@ -281,6 +281,20 @@ impl Topology {
         Ok(())
     }
 
+    /// Has the router send what is for the client by the balancer.
+    ///
+    /// # Errors
+    /// If there is no router, or a command fails.
+    pub fn lead_back_by_balancer(&self) -> Result<()> {
+        let router = self.router.as_ref().context("there is no router")?;
+        for family in Family::BOTH {
+            let (client, bits) = (family.of(CLIENT), family.bits());
+            let balancer = family.of(BALANCER);
+            router.ip(&format!("route add {client}/{bits} via {balancer}"))?;
+        }
+        Ok(())
+    }
+
     /// Sets the MTU of every device.
     ///
     /// # Errors

@@ -6,7 +6,6 @@
 
 mod packet {
     mod builder;
-    mod clock;
     mod ends;
     mod lab;
     mod net;
@@ -38,6 +37,7 @@ mod packet {
     mod routes;
     mod security;
     mod selection;
+    mod start;
     mod tables;
     mod too_big;
     mod tunnel_errors;

@@ -37,11 +37,17 @@ pub const KERNELS: [Kernel; 2] = [
     },
 ];
 
-/// Tests that only guests can run, each with why.
-pub const GUESTS_ONLY: [(&str, &str); 1] = [(
-    "packet::devices",
-    "it takes modules of the kernel, which a guest loads",
-)];
+/// Tests that are for guests, each with why.
+pub const GUESTS_ONLY: [(&str, &str); 2] = [
+    (
+        "packet::devices",
+        "it takes modules of the kernel, which a guest loads",
+    ),
+    (
+        "packet::start",
+        "it takes the agent, which the network tests start here",
+    ),
+];
 
 /// Test files that run there. The network tests need programs and processors
 /// that an emulated machine hasn't.
@@ -82,10 +88,12 @@ pub struct Rig {
     folder: PathBuf,
     /// The test files' executables, by name.
     tests: Vec<(&'static str, PathBuf)>,
+    /// The agent, as released.
+    agent: PathBuf,
 }
 
 impl Rig {
-    /// Fetches an emulator and the kernels, and builds the tests.
+    /// Fetches an emulator and the kernels, and builds the tests and the agent.
     ///
     /// # Errors
     /// If this machine can't run them or something can't be had.
@@ -113,7 +121,11 @@ impl Rig {
             command::run(strip.arg(path))?;
             tests.push((name, stripped));
         }
-        Ok(Self { folder, tests })
+        Ok(Self {
+            folder,
+            tests,
+            agent: build::release(workspace)?,
+        })
     }
 
     /// Boots a kernel and runs the tests in it.
@@ -141,7 +153,10 @@ impl Rig {
         let ip = bpf_build::on_path("ip")
             .or_else(|| Some("/usr/sbin/ip".into()).filter(|path: &PathBuf| path.exists()))
             .context("`ip` isn't installed: `cargo xtask setup` installs it")?;
-        let mut programs = vec![("bin/ip".to_owned(), ip)];
+        let mut programs = vec![
+            ("bin/ip".to_owned(), ip),
+            ("bin/xlb".to_owned(), self.agent.clone()),
+        ];
         for (number, (name, path)) in (0..).zip(&self.tests) {
             // The order in which they run.
             programs.push((format!("tests/{number}-{name}"), path.clone()));

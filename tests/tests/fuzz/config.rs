@@ -137,6 +137,8 @@ fn add_targets(state: &mut MapState, v6: bool) {
         dsr(2, 99, Encapsulation::None),
         dsr(3, 2, Encapsulation::Ipip),
         dsr(2, 99, Encapsulation::Geneve),
+        dsr(1, 5, Encapsulation::Ipip),
+        dsr(1, 5, Encapsulation::Gue),
     ];
     let ids = first(v6, TARGETS)..;
     state.targets.extend(ids.zip(targets));
@@ -151,7 +153,7 @@ const MEMBERS: [&[u16]; GROUPS as usize] = [
     &[7, 8, 9, 16],
     &[10],
     &[11, 12],
-    &[13, 14],
+    &[13, 14, 18, 19],
     // Of the other family, see `members`.
     &[7, 8, 9, 17],
     &[2, 3, 10, 5],

@@ -8,6 +8,7 @@ use std::{
 
 use lb_common::counters::DropReason;
 use lb_user::reconcile::MapState;
+use xlb_tests::clock;
 
 use super::{
     config,
@@ -93,19 +94,6 @@ struct Difference {
     /// Index of the step behind which it shows.
     step: usize,
     text: String,
-}
-
-/// The second that both sides see, as `bpf_ktime_get_coarse_ns` tells it.
-fn second() -> u32 {
-    let clock = nix::libc::CLOCK_MONOTONIC_COARSE;
-    let mut time = nix::libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the kernel writes into `time`, which lives here.
-    let result = unsafe { nix::libc::clock_gettime(clock, &raw mut time) };
-    assert_eq!(result, 0);
-    time.tv_sec as u32
 }
 
 impl Fuzz {
@@ -208,9 +196,10 @@ impl Fuzz {
                 Ok(None)
             }
             Step::Packet(hook, input) => {
-                model.now = second();
+                let now = clock::settled();
+                model.now = now as u32;
                 let outcome = self.kernel.run(*hook, input);
-                if second() != model.now {
+                if clock::now() != now {
                     return Err(Halt::Ticked);
                 }
                 let expected = model.run(*hook, input);

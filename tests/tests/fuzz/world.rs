@@ -29,9 +29,10 @@ pub fn beyond(v6: bool, host: u8) -> IpAddr {
     }
 }
 
-/// Network `n + 1` is behind `eth{n}`: clients, targets, and targets behind a
-/// small MTU.
-pub const MTUS: [u16; 3] = [1500, 1500, 1280];
+/// Network `n + 1` is behind `eth{n}`: clients, who take frames of several
+/// buffers, as some targets beside them do; targets; and targets behind a small
+/// MTU.
+pub const MTUS: [u16; 3] = [9000, 1500, 1280];
 
 /// (network, host) whose link-layer address the host knows.
 const NEIGHBOURS: [(u8, u8); 6] = [(1, 2), (1, 3), (1, 5), (2, 2), (2, 3), (3, 2)];

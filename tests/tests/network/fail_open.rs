@@ -1,7 +1,7 @@
 //! A group with too few healthy targets.
 
 use anyhow::{Result, ensure};
-use xlb_tests::{topology::Family, wait};
+use xlb_tests::{client, topology::Family, wait};
 
 use super::scenario::{HEALTH, Mode, Scenario, Setup};
 
@@ -59,4 +59,27 @@ fn below_two_healthy_targets_all_are_used_v6() -> Result<()> {
 #[test]
 fn below_half_of_the_targets_all_are_used() -> Result<()> {
     below_two(Family::V4, 4, "\"50%\"")
+}
+
+#[test]
+fn below_half_of_the_targets_all_are_used_v6() -> Result<()> {
+    below_two(Family::V6, 4, "\"50%\"")
+}
+
+/// Where that isn't wanted a group without a healthy target takes nobody.
+#[test]
+fn it_can_be_forbidden() -> Result<()> {
+    let setup = Setup::in_family(Family::V4, Mode::Local, 2);
+    let topology = setup.topology()?;
+    let mut config = setup.config(&topology);
+    config.target_groups[0].settings = "fail_open = false".into();
+    let scenario = setup.start_with(topology, &config)?;
+    scenario.set_health(0, false)?;
+    check(&scenario, false, &["web2"])?;
+    scenario.set_health(1, false)?;
+    let spread = client::spread(&scenario.topology.client, &scenario.url("/"), 5)?;
+    ensure!(spread.failed == 5, "{spread:?} without a healthy target");
+    ensure!(scenario.drops("no_target")? > 0, "no drop was counted");
+    scenario.set_health(1, true)?;
+    check(&scenario, false, &["web2"])
 }

@@ -159,6 +159,21 @@ fn download_dsr_direct_v4() -> Result<()> {
     download_by_dsr(Way::plain(Family::V4))
 }
 
+#[test]
+fn download_dsr_direct_v6() -> Result<()> {
+    download_by_dsr(Way::plain(Family::V6))
+}
+
+#[test]
+fn download_dsr_ipip_4in6() -> Result<()> {
+    download_by_dsr(Way::by(Encapsulation::Ipip, Family::V4, Family::V6))
+}
+
+#[test]
+fn download_dsr_ipip_6in4() -> Result<()> {
+    download_by_dsr(Way::by(Encapsulation::Ipip, Family::V6, Family::V4))
+}
+
 /// The client is told by xlb what fits into the tunnel.
 fn upload_by_dsr(way: Way) -> Result<()> {
     let dsr = Dsr::start(way, 1, Far::Nobody)?;
@@ -258,13 +273,16 @@ fn upload_past_a_narrow_hop_geneve_v6() -> Result<()> {
     upload_past_a_narrow_hop(way, 1400)
 }
 
-/// Between balancer and target: the router's message is for the balancer, which
-/// has written the source, and the client must get it.
-fn upload_by_nat(family: Family) -> Result<()> {
+/// Between balancer and target: the router's message is for the balancer if that
+/// has written the source, else for the client, about an address it doesn't know.
+fn upload_by_nat(family: Family, mode: Mode) -> Result<()> {
     let mut topology = Topology::switched(1, Peers::TakeXdp, Far::Targets)?;
     topology.narrow(NARROW)?;
+    if mode == Mode::PreserveOneSide {
+        topology.lead_back_by_balancer()?;
+    }
     topology.speak(family);
-    let setup = Setup::in_family(family, Mode::OneArm, 1);
+    let setup = Setup::in_family(family, mode, 1);
     let config = setup.config(&topology);
     let scenario = setup.start_with(topology, &config)?;
     scenario.upload(SMALL)?;
@@ -274,10 +292,20 @@ fn upload_by_nat(family: Family) -> Result<()> {
 
 #[test]
 fn upload_source_nat_v4() -> Result<()> {
-    upload_by_nat(Family::V4)
+    upload_by_nat(Family::V4, Mode::OneArm)
 }
 
 #[test]
 fn upload_source_nat_v6() -> Result<()> {
-    upload_by_nat(Family::V6)
+    upload_by_nat(Family::V6, Mode::OneArm)
+}
+
+#[test]
+fn upload_preserve_client_ip_v4() -> Result<()> {
+    upload_by_nat(Family::V4, Mode::PreserveOneSide)
+}
+
+#[test]
+fn upload_preserve_client_ip_v6() -> Result<()> {
+    upload_by_nat(Family::V6, Mode::PreserveOneSide)
 }

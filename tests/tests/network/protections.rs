@@ -106,8 +106,8 @@ fn burst(client: &Namespace, server: SocketAddr, count: usize) -> Result<usize> 
 
 /// 40 connections within a moment, of which one second or two let so many
 /// through; a second later they are welcome again.
-fn new_flows(setting: &str, reason: &str, others_may: bool) -> Result<()> {
-    let scenario = start(Family::V4, Mode::Local, |config| {
+fn new_flows(family: Family, setting: &str, reason: &str, others_may: bool) -> Result<()> {
+    let scenario = start(family, Mode::Local, |config| {
         config.listeners[0].settings = format!("{setting} = 10\n");
     })?;
     let made = burst(&scenario.topology.client, scenario.listener, 40)?;
@@ -126,13 +126,29 @@ fn new_flows(setting: &str, reason: &str, others_may: bool) -> Result<()> {
 }
 
 #[test]
-fn new_flows_of_a_listener() -> Result<()> {
-    new_flows("max_new_flows", "new_flow_limit", false)
+fn new_flows_of_a_listener_v4() -> Result<()> {
+    new_flows(Family::V4, "max_new_flows", "new_flow_limit", false)
 }
 
 #[test]
-fn new_flows_of_a_source() -> Result<()> {
-    new_flows("max_new_flows_per_source", "source_limit", true)
+fn new_flows_of_a_listener_v6() -> Result<()> {
+    new_flows(Family::V6, "max_new_flows", "new_flow_limit", false)
+}
+
+#[test]
+fn new_flows_of_a_source_v4() -> Result<()> {
+    new_flows(Family::V4, "max_new_flows_per_source", "source_limit", true)
+}
+
+/// Of IPv6 a /64 is one source, which is all of the client's network.
+#[test]
+fn new_flows_of_a_source_v6() -> Result<()> {
+    new_flows(
+        Family::V6,
+        "max_new_flows_per_source",
+        "source_limit",
+        false,
+    )
 }
 
 /// A connection over which a page was got, and who sent it.
@@ -146,9 +162,8 @@ fn hold(scenario: &Scenario) -> Result<(TcpStream, String)> {
     Ok((stream, name))
 }
 
-#[test]
-fn flows_of_a_target() -> Result<()> {
-    let scenario = start(Family::V4, Mode::Local, |config| {
+fn flows_of_a_target(family: Family) -> Result<()> {
+    let scenario = start(family, Mode::Local, |config| {
         config.settings = "timeouts.tcp_closing = \"1s\"\n".into();
         config.target_groups[0].settings = "max_flows_per_target = 3\n".into();
     })?;
@@ -172,32 +187,52 @@ fn flows_of_a_target() -> Result<()> {
     })
 }
 
-/// Every port of a range, and none beside it, leads to the target's one.
 #[test]
-fn a_range_of_ports() -> Result<()> {
-    let scenario = start(Family::V4, Mode::OneArm, |config| {
+fn flows_of_a_target_v4() -> Result<()> {
+    flows_of_a_target(Family::V4)
+}
+
+#[test]
+fn flows_of_a_target_v6() -> Result<()> {
+    flows_of_a_target(Family::V6)
+}
+
+/// Every port of a range, and none beside it, leads to the target's one.
+fn a_range_of_ports(family: Family) -> Result<()> {
+    let scenario = start(family, Mode::OneArm, |config| {
         config.listeners[0].ports = Some("8000-8999");
     })?;
-    let vip = scenario.listener.ip();
+    let url = |port| {
+        let at = SocketAddr::new(scenario.listener.ip(), port);
+        format!("http://{at}/")
+    };
     for port in [8000, 8001, 8511, 8512, 8999] {
-        let url = format!("http://{vip}:{port}/");
+        let url = url(port);
         let spread = client::spread(&scenario.topology.client, &url, 20)?;
         ensure!(spread.failed == 0, "port {port}: {spread:?}");
     }
     for port in [80, 7999, 9000] {
-        let url = format!("http://{vip}:{port}/");
         ensure!(
-            client::get(&scenario.topology.client, &url).is_err(),
+            client::get(&scenario.topology.client, &url(port)).is_err(),
             "port {port} answers"
         );
     }
     Ok(())
 }
 
-/// A target without a port of its own has the client's.
 #[test]
-fn the_clients_port_v6() -> Result<()> {
-    let scenario = start(Family::V6, Mode::OneArm, |config| {
+fn a_range_of_ports_v4() -> Result<()> {
+    a_range_of_ports(Family::V4)
+}
+
+#[test]
+fn a_range_of_ports_v6() -> Result<()> {
+    a_range_of_ports(Family::V6)
+}
+
+/// A target without a port of its own has the client's.
+fn the_clients_port(family: Family) -> Result<()> {
+    let scenario = start(family, Mode::OneArm, |config| {
         config.listeners[0].ports = Some("*");
         let group = &mut config.target_groups[0];
         group.health_port = Some(8080);
@@ -205,10 +240,9 @@ fn the_clients_port_v6() -> Result<()> {
             address.set_port(0);
         }
     })?;
-    let vip = scenario.listener.ip();
     let page = |port| {
-        let url = format!("http://[{vip}]:{port}/");
-        client::get(&scenario.topology.client, &url)
+        let at = SocketAddr::new(scenario.listener.ip(), port);
+        client::get(&scenario.topology.client, &format!("http://{at}/"))
     };
     ensure!(page(8080)?.starts_with("web"), "no page");
     // The targets refuse it.
@@ -218,10 +252,19 @@ fn the_clients_port_v6() -> Result<()> {
     Ok(())
 }
 
-/// A client stays at its target; clients as such spread.
 #[test]
-fn a_source_stays_at_its_target() -> Result<()> {
-    let scenario = start(Family::V4, Mode::Local, |config| {
+fn the_clients_port_v4() -> Result<()> {
+    the_clients_port(Family::V4)
+}
+
+#[test]
+fn the_clients_port_v6() -> Result<()> {
+    the_clients_port(Family::V6)
+}
+
+/// A client stays at its target; clients as such spread.
+fn a_source_stays_at_its_target(family: Family) -> Result<()> {
+    let scenario = start(family, Mode::Local, |config| {
         config.target_groups[0].settings = "hash = \"source_ip\"\n".into();
     })?;
     let spread = scenario.spread(100)?;
@@ -231,8 +274,8 @@ fn a_source_stays_at_its_target() -> Result<()> {
     let mut names = Vec::new();
     // That 25 clients are at the same of two targets: one in 17 million.
     for host in 30..55 {
-        let source = Family::V4.of([10, 0, 2, host].into());
-        client.ip(&format!("address add {source}/32 dev eth0"))?;
+        let (source, bits) = (family.of([10, 0, 2, host].into()), family.bits());
+        client.ip(&format!("address add {source}/{bits} dev eth0"))?;
         let spread = spread_from(client, source, &scenario.url("/"), 3)?;
         ensure!(
             spread.failed == 0 && spread.by_name.len() == 1,
@@ -244,4 +287,14 @@ fn a_source_stays_at_its_target() -> Result<()> {
     names.dedup();
     ensure!(names.len() == 2, "all clients are at {names:?}");
     Ok(())
+}
+
+#[test]
+fn a_source_stays_at_its_target_v4() -> Result<()> {
+    a_source_stays_at_its_target(Family::V4)
+}
+
+#[test]
+fn a_source_stays_at_its_target_v6() -> Result<()> {
+    a_source_stays_at_its_target(Family::V6)
 }

@@ -1,6 +1,6 @@
 //! UDP through the balancer, to socat.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use xlb_tests::{
@@ -9,6 +9,7 @@ use xlb_tests::{
     server::{Kind, WebServer, udp_echo},
     topology::{FREE, Family, Far, Place, Topology},
     tunnel::Encapsulation,
+    wait,
     xlb::Xlb,
 };
 
@@ -36,11 +37,17 @@ struct Echo {
 
 impl Echo {
     fn start(family: Family, mode: Mode) -> Result<Self> {
+        Self::start_with(family, mode, "")
+    }
+
+    /// With these settings of the whole data path.
+    fn start_with(family: Family, mode: Mode, settings: &str) -> Result<Self> {
         let setup = Setup::in_family(family, mode, 2);
         let topology = setup.topology()?;
         let mut config = setup.config(&topology);
         config.listeners[0].protocol = "udp";
         config.target_groups[0].health_port = Some(9000);
+        config.settings = settings.into();
         let mut services = Vec::new();
         let mut checked = Vec::new();
         for (n, place) in topology.targets.iter().enumerate() {
@@ -122,6 +129,36 @@ fn flows_move_source_nat_v4() -> Result<()> {
 #[test]
 fn flows_move_preserve_client_ip_v6() -> Result<()> {
     moves(Family::V6, Mode::Preserve)
+}
+
+/// A socket's flow lives while it has something to say at least every two
+/// seconds; then the next datagram begins another, and is answered too.
+fn idle(family: Family, mode: Mode) -> Result<()> {
+    let echo = Echo::start_with(family, mode, "timeouts.udp = \"2s\"\n")?;
+    let flows = || Ok::<u64, anyhow::Error>(echo.new_flows()?.iter().sum());
+    let socket = client::udp_socket(&echo.topology.client, echo.listener)?;
+    for _ in 0..4 {
+        client::udp_echo(&socket, &[100])?;
+        wait::pause(Duration::from_millis(1500))?;
+    }
+    let busy = flows()?;
+    ensure!(busy == 1, "{busy} flows of a socket that was never idle");
+    // Not so long that it must have been swept.
+    wait::pause(Duration::from_millis(2500))?;
+    client::udp_echo(&socket, &[100])?;
+    let idle = flows()?;
+    ensure!(idle == 2, "{idle} flows of a socket that was idle once");
+    Ok(())
+}
+
+#[test]
+fn idle_source_nat_v4() -> Result<()> {
+    idle(Family::V4, Mode::OneArm)
+}
+
+#[test]
+fn idle_local_v6() -> Result<()> {
+    idle(Family::V6, Mode::Local)
 }
 
 /// In `dsr` every fragment must get to where the first went, where the whole

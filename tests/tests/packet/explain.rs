@@ -16,9 +16,10 @@ use lb_user::{
     reconcile::{Change, Place},
 };
 
+use xlb_tests::clock;
+
 use super::{
     builder::{ACK, End, FIN, Frame, RST, SYN, Transport},
-    clock,
     flows::handshake,
     lab::{Hook, Lab, Verdict},
     net::{Net, both},

@@ -8,11 +8,10 @@ use lb_common::{
     wire::wide,
 };
 use lb_user::{config::Capacity, reconcile::Change};
-use xlb_tests::cpu;
+use xlb_tests::{clock, cpu};
 
 use super::{
     builder::{ACK, End, FIN, Frame, RST, SYN, Transport},
-    clock,
     lab::{self, CAPACITY, Hook, Lab, Verdict},
     net::{Net, both},
     step::{Counts, rewritten, untouched},

@@ -7,9 +7,10 @@ use lb_common::{
 };
 use lb_user::reconcile::Change;
 
+use xlb_tests::clock;
+
 use super::{
     builder::{ACK, DESTINATION_OPTIONS, Frame, HOP_BY_HOP, SYN, Transport, options, transport},
-    clock,
     ends::{Ends, Mode},
     lab::{Hook, Lab, TABLE_SIZE, Verdict},
     net::{NETS, V6},

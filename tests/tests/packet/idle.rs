@@ -3,9 +3,10 @@
 use lb_common::{counters::DropReason, settings::Settings};
 use lb_user::reconcile::Change;
 
+use xlb_tests::clock;
+
 use super::{
     builder::{ACK, FIN, Frame, RST, SYN, Transport},
-    clock,
     flows::{client, handshake, source_port, target},
     lab::{Hook, Lab, SETTINGS, Verdict},
     net::{NETS, Net, both},

@@ -10,9 +10,10 @@ use lb_common::{
 };
 use lb_user::reconcile::{Change, Place};
 
+use xlb_tests::clock;
+
 use super::{
     builder::{ACK, RST, SYN, Transport},
-    clock,
     ends::{Ends, Mode},
     lab::{Hook, Lab, SETTINGS, Verdict},
     net::{NETS, Net},

@@ -7,9 +7,10 @@ use lb_common::{
 };
 use lb_user::reconcile::Change;
 
+use xlb_tests::clock;
+
 use super::{
     builder::{ACK, DESTINATION_OPTIONS, FIN, Frame, HOP_BY_HOP, RST, SYN, Transport, options},
-    clock,
     ends::{Ends, Mode},
     lab::{Hook, Lab, SETTINGS, Verdict},
     step::{Counts, rewritten, untouched},

@@ -2,11 +2,10 @@
 
 use lb_common::settings::Settings;
 use lb_user::reconcile::Change;
-use xlb_tests::cpu;
+use xlb_tests::{clock, cpu};
 
 use super::{
     builder::{ETH1_MAC, Frame, Mac, SYN, Transport, mac},
-    clock,
     lab::{Hook, Lab, SETTINGS, Verdict},
     net::{NETS, Net},
 };

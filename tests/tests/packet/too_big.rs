@@ -1,11 +1,10 @@
 //! A packet that doesn't fit: its sender is told how much does.
 
 use lb_common::{counters::DropReason, limits::ICMP_ERRORS_PER_SECOND, wire::wide};
-use xlb_tests::cpu;
+use xlb_tests::{clock, cpu};
 
 use super::{
     builder::{ACK, Frame, SYN, Transport, mac},
-    clock,
     ends::{Ends, Mode},
     lab::{Hook, Lab, Verdict},
     net::{NETS, Net, SMALL_MTU},

@@ -4,6 +4,8 @@
 /bin/busybox mkdir -p /sbin
 /bin/busybox --install -s /sbin
 export PATH=/bin:/sbin
+# Where the tests find the agent.
+export XLB_BIN=/bin/xlb
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
