@@ -9,7 +9,7 @@ use crate::wire::Be16;
 
 /// The difference that a rewrite makes to a ones' complement sum.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct Delta(u32);
+pub struct Delta(u64);
 
 impl Delta {
     pub const NONE: Self = Self(0);
@@ -18,7 +18,7 @@ impl Delta {
     #[inline(always)]
     #[must_use]
     pub const fn word(self, from: u16, to: u16) -> Self {
-        Self(self.0 + (!from) as u32 + to as u32)
+        Self(self.0 + (!from) as u64 + to as u64)
     }
 
     /// Replaces a port.
@@ -32,36 +32,35 @@ impl Delta {
     #[inline(always)]
     #[must_use]
     pub const fn long(self, from: u32, to: u32) -> Self {
-        self.word(from as u16, to as u16)
-            .word((from >> 16) as u16, (to >> 16) as u16)
+        Self(self.0 + (!from) as u64 + to as u64)
     }
 
     /// Adds two words that were not there before.
     #[inline(always)]
     #[must_use]
     pub const fn add_long(self, value: u32) -> Self {
-        self.add(value as u16).add((value >> 16) as u16)
+        Self(self.0 + value as u64)
     }
 
     /// Adds a word that was not there before.
     #[inline(always)]
     #[must_use]
     pub const fn add(self, value: u16) -> Self {
-        Self(self.0 + value as u32)
+        Self(self.0 + value as u64)
     }
 
     /// Takes a word away.
     #[inline(always)]
     #[must_use]
     pub const fn remove(self, value: u16) -> Self {
-        Self(self.0 + !value as u32)
+        Self(self.0 + !value as u64)
     }
 
     /// Adds a sum as `bpf_csum_diff` returns it.
     #[inline(always)]
     #[must_use]
     pub const fn add_sum(self, sum: u32) -> Self {
-        self.add(fold(sum))
+        self.add_long(sum)
     }
 
     /// The checksum of what was added, where nothing was before.
@@ -75,7 +74,7 @@ impl Delta {
     #[inline(always)]
     #[must_use]
     pub const fn apply(self, checksum: u16) -> u16 {
-        !fold((!checksum) as u32 + self.0)
+        !fold((!checksum) as u64 + self.0)
     }
 
     /// As [`Delta::apply`] for UDP, whose 0x0000 means "no checksum" (RFC 768):
@@ -91,9 +90,10 @@ impl Delta {
     }
 }
 
-/// Folds a sum of at most 2^16 words into 16 bits, carries included.
+/// Folds a sum of less than 2^16 words of 32 bits into 16, carries included.
 #[inline(always)]
-const fn fold(sum: u32) -> u16 {
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xFFFF_FFFF) + (sum >> 32);
     let sum = (sum & 0xFFFF) + (sum >> 16);
     ((sum & 0xFFFF) + (sum >> 16)) as u16
 }

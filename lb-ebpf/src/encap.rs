@@ -79,24 +79,9 @@ fn directly<F: Family>(
     };
     let packet = Packet::of_xdp(ctx);
     max_segment::clamp(&packet, &work.parsed, &work.flow, may_be_syn);
-    lower_time_to_live(&packet, ip, ip.network(), time_to_live)?;
+    F::write_time_to_live(&packet, ip.network(), time_to_live).ok_or(DropReason::Internal)?;
     work.way = transmit::leave(ctx, next_hop, tags, Some(via))?;
     Ok(())
-}
-
-#[inline(always)]
-fn lower_time_to_live<F: Family>(
-    packet: &Packet,
-    ip: &Ip<F>,
-    network: usize,
-    time_to_live: u8,
-) -> Result<(), DropReason> {
-    let same = Endpoints {
-        source: ip.source,
-        destination: ip.destination,
-        ..Endpoints::default()
-    };
-    F::rewrite_header(packet, network, &same, time_to_live).ok_or(DropReason::Internal)
 }
 
 /// Puts a packet of family `F` into one of family `O`.
@@ -146,7 +131,7 @@ fn wrap<F: Family, O: Family>(
     max_segment::clamp(&Packet::of_xdp(ctx), &work.parsed, &work.flow, may_be_syn);
     let packet = link::resize(ctx, tags, -i32::from(overhead), O::ETHERTYPE)?;
     let inside = bounded(ip.network() + usize::from(overhead));
-    lower_time_to_live(&packet, ip, inside, time_to_live)?;
+    F::write_time_to_live(&packet, inside, time_to_live).ok_or(DropReason::Internal)?;
     O::write_header(&packet, ip.network(), &header).ok_or(DropReason::Internal)?;
     middle
         .write(&packet, ip.network() + O::HEADER, header.payload_length)

@@ -83,6 +83,8 @@ pub trait Family: Address + 'static {
         to: &Endpoints<Self>,
         time_to_live: u8,
     ) -> Option<()>;
+    /// Writes the time to live alone, likewise.
+    fn write_time_to_live(packet: &Packet, network: usize, time_to_live: u8) -> Option<()>;
     /// The header's own checksum; 0 where there is none, `None` if the header
     /// isn't there.
     fn header_checksum(packet: &Packet, network: usize) -> Option<u16>;
@@ -242,18 +244,23 @@ impl Family for Ipv4 {
         to: &Endpoints<Self>,
         time_to_live: u8,
     ) -> Option<()> {
-        let mut header: Ipv4Hdr = packet.read(network)?;
-        let word = |ttl| u16::from_ne_bytes([ttl, header.proto]);
-        let sum = Self::from_bytes(header.src_addr).replace(to.source, Delta::NONE);
-        let check = Self::from_bytes(header.dst_addr)
-            .replace(to.destination, sum)
-            .word(word(header.ttl), word(time_to_live))
-            .apply(u16::from_ne_bytes(header.check));
-        header.ttl = time_to_live;
-        header.check = check.to_ne_bytes();
-        header.src_addr = to.source.to_bytes();
-        header.dst_addr = to.destination.to_bytes();
-        packet.write(network, header)
+        packet.update(
+            network + TIME_TO_LIVE,
+            |[first, source, destination]: [u32; 3]| {
+                let delta = Delta::NONE
+                    .long(source, to.source.raw())
+                    .long(destination, to.destination.raw());
+                let first = with_time_to_live(first, time_to_live, delta);
+                [first, to.source.raw(), to.destination.raw()]
+            },
+        )
+    }
+
+    #[inline(always)]
+    fn write_time_to_live(packet: &Packet, network: usize, time_to_live: u8) -> Option<()> {
+        packet.update(network + TIME_TO_LIVE, |word| {
+            with_time_to_live(word, time_to_live, Delta::NONE)
+        })
     }
 
     #[inline(always)]
@@ -278,12 +285,17 @@ impl Family for Ipv4 {
         let sum = words
             .iter()
             .fold(Delta::NONE, |sum, word| sum.add(word.raw()));
-        let sum = Self::default().replace(header.source, sum);
-        let check = Self::default().replace(header.destination, sum).finish();
-        packet.write(network, words)?;
-        packet.write(network + 10, check)?;
-        packet.write(network + 12, header.source.to_bytes())?;
-        packet.write(network + 16, header.destination.to_bytes())
+        let [source, destination] = [header.source, header.destination].map(Self::raw);
+        let check = sum.add_long(source).add_long(destination).finish();
+        let [first, length, identification, fragment, hops] = words.map(Be16::raw);
+        let words = [
+            halves(first, length),
+            halves(identification, fragment),
+            halves(hops, check),
+            source,
+            destination,
+        ];
+        packet.write(network, words)
     }
 
     #[inline(always)]
@@ -383,9 +395,13 @@ impl Family for Ipv6 {
         to: &Endpoints<Self>,
         time_to_live: u8,
     ) -> Option<()> {
-        packet.write(network + 7, time_to_live)?;
-        write_ipv6(packet, network + 8, to.source)?;
-        write_ipv6(packet, network + 24, to.destination)
+        Self::write_time_to_live(packet, network, time_to_live)?;
+        packet.write(network + 8, [to.source.words(), to.destination.words()])
+    }
+
+    #[inline(always)]
+    fn write_time_to_live(packet: &Packet, network: usize, time_to_live: u8) -> Option<()> {
+        packet.write(network + 7, time_to_live)
     }
 
     #[inline(always)]
@@ -397,11 +413,12 @@ impl Family for Ipv6 {
     fn write_header(packet: &Packet, network: usize, header: &NewHeader<Self>) -> Option<()> {
         let first =
             6 << 28 | u32::from(header.type_of_service) << 20 | header.flow_label & 0xF_FFFF;
-        packet.write(network, first.to_be_bytes())?;
-        packet.write(network + 4, Be16::new(header.payload_length))?;
-        packet.write(network + 6, [header.protocol, header.time_to_live])?;
-        write_ipv6(packet, network + 8, header.source)?;
-        write_ipv6(packet, network + 24, header.destination)
+        let protocol_and_hops = u16::from(header.protocol) << 8 | u16::from(header.time_to_live);
+        let [length, rest] = [header.payload_length, protocol_and_hops].map(u16::to_be);
+        let [a, b, c, d] = header.source.words();
+        let [e, f, g, h] = header.destination.words();
+        let words = [first.to_be(), halves(length, rest), a, b, c, d, e, f, g, h];
+        packet.write(network, words)
     }
 
     /// "From" in `ip -6 route`.
@@ -419,10 +436,24 @@ impl Family for Ipv6 {
     }
 }
 
+/// Offset of the time to live in an IPv4 header; the protocol, the checksum and
+/// the addresses follow.
+const TIME_TO_LIVE: usize = 8;
+
+/// IPv4's word of time to live, protocol and checksum, with another time to live
+/// and what else has changed in the header.
 #[inline(always)]
-fn write_ipv6(packet: &Packet, offset: usize, address: Ipv6) -> Option<()> {
-    let [a, b, c, d] = address.words();
-    packet.write(offset, [pair(a, b), pair(c, d)])
+fn with_time_to_live(word: u32, time_to_live: u8, delta: Delta) -> u32 {
+    let [before, protocol, a, b] = word.to_ne_bytes();
+    let [before, after] = [before, time_to_live].map(|hops| u16::from_ne_bytes([hops, protocol]));
+    let check = delta.word(before, after).apply(u16::from_ne_bytes([a, b]));
+    halves(after, check)
+}
+
+/// A word of two halves, in the order of memory.
+#[inline(always)]
+fn halves(low: u16, high: u16) -> u32 {
+    u32::from(low) | u32::from(high) << 16
 }
 
 #[inline(always)]
@@ -433,8 +464,7 @@ fn pair(low: u32, high: u32) -> u64 {
 /// The last word of a flow key.
 #[inline(always)]
 fn ports<A>(at: &Endpoints<A>, protocol: u8) -> u64 {
-    let [source, destination] = [at.source_port, at.destination_port].map(Be16::raw);
-    let ports = u32::from(source) | u32::from(destination) << 16;
+    let ports = halves(at.source_port.raw(), at.destination_port.raw());
     pair(ports, protocol.into())
 }
 

@@ -10,44 +10,41 @@ use crate::{
     parse::ethernet::{TAG_LENGTH, TYPE_OFFSET, Tags},
 };
 
-/// Source and destination of an Ethernet header, in registers: the verifier
-/// allows no misaligned access to the stack, and six bytes are never aligned.
+/// Destination and source of an Ethernet header: its first twelve bytes, as they
+/// lie in memory. In words, for the verifier allows no misaligned access to the
+/// stack, and six bytes are never aligned.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct Macs {
-    /// The low six bytes, in the order of memory.
-    pub source: u64,
-    pub destination: u64,
-}
+pub struct Macs([u32; 3]);
 
 impl Macs {
+    /// Of the low six bytes of each, in the order of memory.
+    #[inline(always)]
+    pub fn new(destination: u64, source: u64) -> Self {
+        let first = destination & 0xFFFF_FFFF_FFFF | source << 48;
+        Self([first as u32, (first >> 32) as u32, (source >> 16) as u32])
+    }
+
     #[inline(always)]
     pub fn read(packet: &Packet) -> Option<Self> {
-        let half = |at: usize| {
-            let low: u32 = packet.read(at)?;
-            let high: u16 = packet.read(at + 4)?;
-            Some(u64::from(low) | u64::from(high) << 32)
-        };
-        Some(Self {
-            destination: half(0)?,
-            source: half(6)?,
-        })
+        packet.read(0).map(Self)
     }
 
     #[inline(always)]
     pub fn write(self, packet: &Packet) -> Option<()> {
-        packet.write(0, self.destination as u32)?;
-        packet.write(4, (self.destination >> 32) as u16)?;
-        packet.write(6, self.source as u32)?;
-        packet.write(10, (self.source >> 32) as u16)
+        packet.write(0, self.0)
+    }
+
+    /// The destination, as [`Self::new`] takes it.
+    #[inline(always)]
+    pub fn destination(self) -> u64 {
+        u64::from(self.0[0]) | u64::from(self.0[1] & 0xFFFF) << 32
     }
 
     #[inline(always)]
     pub fn swapped(self) -> Self {
-        Self {
-            source: self.destination,
-            destination: self.source,
-        }
+        let source = u64::from(self.0[1] >> 16) | u64::from(self.0[2]) << 16;
+        Self::new(source, self.destination())
     }
 }
 
@@ -56,7 +53,7 @@ impl Macs {
 #[inline(always)]
 pub fn check_destination(packet: &Packet) -> Result<(), DropReason> {
     let macs = Macs::read(packet).ok_or(DropReason::Truncated)?;
-    match maps::MACS.get_ptr(macs.destination) {
+    match maps::MACS.get_ptr(macs.destination()) {
         Some(_) => Ok(()),
         None => Err(DropReason::NotOurs),
     }

@@ -54,14 +54,17 @@ pub fn delta<F: Family>(from: &Endpoints<F>, to: &Endpoints<F>) -> Delta {
 pub fn mend(packet: &Packet, protocol: u8, at: usize, delta: Delta) -> Option<(u16, u16)> {
     let tcp = protocol == TCP;
     let at = at + if tcp { TCP_CHECKSUM } else { UDP_CHECKSUM };
-    let before: u16 = packet.read(at)?;
-    let after = match (tcp, before) {
-        (true, _) => delta.apply(before),
-        (false, 0) => 0,
-        (false, _) => delta.apply_udp(before),
-    };
-    packet.write(at, after)?;
-    Some((before, after))
+    let mut change = (0, 0);
+    packet.update(at, |before| {
+        let after = match (tcp, before) {
+            (true, _) => delta.apply(before),
+            (false, 0) => 0,
+            (false, _) => delta.apply_udp(before),
+        };
+        change = (before, after);
+        after
+    })?;
+    Some(change)
 }
 
 #[inline(always)]

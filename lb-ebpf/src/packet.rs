@@ -122,6 +122,16 @@ impl Packet {
         unsafe { store(pointer, value) };
         Some(())
     }
+
+    /// Replaces the value at `offset` by what `change` makes of it, with one look
+    /// at the packet's bounds; `None` if it doesn't lie wholly in the packet.
+    #[inline(always)]
+    pub fn update<T: Copy>(&self, offset: usize, change: impl FnOnce(T) -> T) -> Option<()> {
+        let pointer = self.at::<T>(offset)?;
+        // SAFETY: as in `read` and `write`.
+        unsafe { store(pointer, change(load(pointer))) };
+        Some(())
+    }
 }
 
 /// Reads a T whatever its alignment, in as few loads as it has words. The

@@ -114,16 +114,19 @@ pub fn packet<F: Family>(
     parsed.ip = F::parse(packet, bounded(network))?;
     let ip = &mut parsed.ip;
     let transport = match ip.fragment.part {
-        Part::Whole => transport(packet, ip)?,
-        Part::First => {
-            fragment::begin(ip, hook);
+        Part::Later => fragment::transport(ip, hook)?,
+        part => {
+            let is_first = part == Part::First;
+            if is_first {
+                fragment::begin(ip, hook);
+            }
             let transport = transport(packet, ip);
-            if hook == Hook::Ingress && (transport.is_err() || ip.protocol == F::ICMP) {
+            let may_be_ours = transport.is_ok() && ip.protocol != F::ICMP;
+            if is_first && hook == Hook::Ingress && !may_be_ours {
                 fragment::pass(ip);
             }
             transport?
         }
-        Part::Later => fragment::transport(ip, hook)?,
     };
     let endpoints = Endpoints {
         source: ip.source,

@@ -184,10 +184,7 @@ fn macs_of(answer: &bpf_fib_lookup) -> Macs {
     let words: *const u64 = core::ptr::from_ref(answer).cast();
     // SAFETY: `answer` lies in a `Query`, aligned to words, eight of them.
     let (middle, last) = unsafe { (words.add(6).read(), words.add(7).read()) };
-    Macs {
-        source: (middle >> 32) | (last & 0xFFFF) << 32,
-        destination: last >> 16,
-    }
+    Macs::new(last >> 16, middle >> 32 | (last & 0xFFFF) << 32)
 }
 
 /// A route query. Aligned to words, to be zeroed in place and by words: of any

@@ -10,7 +10,9 @@
 // For any other target this crate is empty: it exists so that workspace-wide
 // commands don't stumble over it.
 #![cfg(target_arch = "bpf")]
+#![feature(asm_experimental_arch)]
 
+mod bare;
 mod link;
 
 use aya_ebpf::{

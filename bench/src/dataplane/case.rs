@@ -95,7 +95,8 @@ impl Bench {
                 run_own(harness, frame, varies, packets, (action, grows))
             }
             (State::Floor(harness, frame), Kind::Price(price)) => {
-                run_own(harness, frame, price.varies, packets, (XDP_TX, 0))
+                let end = (XDP_TX, price.grows);
+                run_own(harness, frame, price.varies, packets, end)
             }
             (State::Fresh, Kind::Price(price)) => {
                 let mut harness = price.harness(self.interface)?;

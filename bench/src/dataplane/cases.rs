@@ -30,7 +30,8 @@ pub(super) enum Kind {
     Flow(Flow),
     /// To an address of no listener.
     Foreign(Net),
-    /// A program of the harness that does one thing that xlb can't do without.
+    /// A program of the harness that does one thing that xlb can't do without, or
+    /// just those for one kind of packet.
     Price(Price),
 }
 
@@ -40,6 +41,8 @@ pub(super) struct Price {
     pub(super) varies: Varies,
     /// The flows are in the table before.
     pub(super) is_known: bool,
+    /// Bytes that the frame grows by.
+    pub(super) grows: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -107,7 +110,7 @@ const WRAP_20_VARIED: &str = "floor: 20 bytes in front, TX; a million flows";
 
 /// The least that any balancer with a flow table takes: no row of that output
 /// can be below it.
-fn prices() -> [Case; 4] {
+fn prices() -> [Case; 6] {
     let price = |name, floor, program, varies, is_known| Case {
         name,
         floor: Some(floor),
@@ -116,6 +119,7 @@ fn prices() -> [Case; 4] {
             program,
             varies,
             is_known,
+            grows: if floor == WRAP_20 { 20 } else { 0 },
         }),
     };
     let (one, all) = (Varies::Nothing, Varies::SourceV4);
@@ -147,6 +151,20 @@ fn prices() -> [Case; 4] {
             "price_insert_two",
             all,
             false,
+        ),
+        price(
+            "price: bare balancer, dsr ipip, IPv4",
+            WRAP_20,
+            "bare_ipip",
+            one,
+            true,
+        ),
+        price(
+            "price: bare balancer, nat, IPv4",
+            TRANSMIT,
+            "bare_nat",
+            one,
+            true,
         ),
     ]
 }

@@ -6,8 +6,7 @@ use network_types::{tcp::TcpHdr, udp::UdpHdr};
 use super::{Ip, Part};
 use crate::{family::Family, packet::Packet};
 
-/// Offset of the flags byte in a TCP header; the data offset is before it.
-const TCP_FLAGS: usize = 13;
+/// Offset of the data offset in a TCP header; the flags are behind it.
 pub const TCP_DATA_OFFSET: usize = 12;
 
 pub struct Header {
@@ -18,44 +17,46 @@ pub struct Header {
 
 #[inline(always)]
 pub fn parse<F: Family>(packet: &Packet, ip: &Ip<F>) -> Result<Header, DropReason> {
-    let flags = match ip.protocol {
-        flow::TCP => tcp_flags(packet, ip)?,
-        flow::UDP => udp_flags(packet, ip)?,
-        _ => return Err(DropReason::OtherProtocol),
-    };
-    let [source_port, destination_port]: [Be16; 2] =
-        packet.read(ip.payload()).ok_or(DropReason::Truncated)?;
+    match ip.protocol {
+        flow::TCP => tcp(packet, ip),
+        flow::UDP => udp(packet, ip),
+        _ => Err(DropReason::OtherProtocol),
+    }
+}
+
+#[inline(always)]
+fn tcp<F: Family>(packet: &Packet, ip: &Ip<F>) -> Result<Header, DropReason> {
+    if usize::from(ip.payload_length) < TcpHdr::LEN {
+        return Err(DropReason::BadTcpHeader);
+    }
+    let halves: [Be16; TcpHdr::LEN / 2] = packet.read(ip.payload()).ok_or(DropReason::Truncated)?;
+    let offset_and_flags = halves[TCP_DATA_OFFSET / 2].get();
+    let length = (offset_and_flags >> 12) * 4;
+    if usize::from(length) < TcpHdr::LEN || length > ip.payload_length {
+        return Err(DropReason::BadTcpHeader);
+    }
     Ok(Header {
-        source_port,
-        destination_port,
-        flags,
+        source_port: halves[0],
+        destination_port: halves[1],
+        flags: Flags(offset_and_flags as u8),
     })
 }
 
 #[inline(always)]
-fn tcp_flags<F: Family>(packet: &Packet, ip: &Ip<F>) -> Result<Flags, DropReason> {
-    if usize::from(ip.payload_length) < TcpHdr::LEN {
-        return Err(DropReason::BadTcpHeader);
-    }
-    let header: [u8; TcpHdr::LEN] = packet.read(ip.payload()).ok_or(DropReason::Truncated)?;
-    let length = u16::from(header[TCP_DATA_OFFSET] >> 4) * 4;
-    if usize::from(length) < TcpHdr::LEN || length > ip.payload_length {
-        return Err(DropReason::BadTcpHeader);
-    }
-    Ok(Flags(header[TCP_FLAGS]))
-}
-
-#[inline(always)]
-fn udp_flags<F: Family>(packet: &Packet, ip: &Ip<F>) -> Result<Flags, DropReason> {
+fn udp<F: Family>(packet: &Packet, ip: &Ip<F>) -> Result<Header, DropReason> {
     if usize::from(ip.payload_length) < UdpHdr::LEN {
         return Err(DropReason::BadUdpLength);
     }
-    let header: UdpHdr = packet.read(ip.payload()).ok_or(DropReason::Truncated)?;
-    let length = u16::from_be_bytes(header.len);
+    let halves: [Be16; UdpHdr::LEN / 2] = packet.read(ip.payload()).ok_or(DropReason::Truncated)?;
+    let length = halves[2].get();
     // A first fragment's length is that of the whole datagram.
     let beyond = ip.fragment.part == Part::Whole && length > ip.payload_length;
     if usize::from(length) < UdpHdr::LEN || beyond {
         return Err(DropReason::BadUdpLength);
     }
-    Ok(Flags(0))
+    Ok(Header {
+        source_port: halves[0],
+        destination_port: halves[1],
+        flags: Flags(0),
+    })
 }
