@@ -61,11 +61,13 @@ const ABOUT: &str = "Nanoseconds a packet, by `BPF_PROG_TEST_RUN` in a harness t
     packet before each repeat and tail-calls the unmodified program. A floor is a program in the \
     same harness that does the least that anything with such an output must do. A price is a floor \
     and one thing more that no balancer with a flow table can do without, so it is what is left to \
-    be gained: nothing with that output and that use of the table can be below it. The time is that \
-    of the whole call by its packets: about 15 ns of every row, floors too, are the call's own. \
-    All cases run in turns, so that what else the machine does falls on all of them; the ratio is \
-    that of the minima. Each measurement checks the last packet's action and length and the \
-    program's own counters, which must say that every packet took the way that is meant.";
+    be gained: nothing with that output and that use of the table can be below it. A bare balancer \
+    does for a packet of an established flow what xlb does, but for TCP over IPv4 without options, \
+    tags or fragments only, and in one mode: what xlb takes beyond it is for all the others. The \
+    time is that of the whole call by its packets: about 15 ns of every row, floors too, are the \
+    call's own. All cases run in turns, so that what else the machine does falls on all of them; \
+    the ratio is that of the minima. Each measurement checks the last packet's action and length \
+    and the program's own counters, which must say that every packet took the way that is meant.";
 const AGAIN: &str = "`cargo xtask bench dataplane --record docs` repeats it, `--json FILE` gives \
     the rows to programs, and `cargo xtask bench --compare BASE` measures two commits in turns.";
 

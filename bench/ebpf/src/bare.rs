@@ -52,8 +52,9 @@ struct Route {
 
 #[map]
 static FILTER: Array<[u64; FILTER_WORDS]> = Array::with_max_entries(1, 0);
+/// As large as the case needs.
 #[map]
-static ESTABLISHED: HashMap<Key, Entry> = HashMap::with_max_entries(1_000, ON_DEMAND);
+static ESTABLISHED: HashMap<Key, Entry> = HashMap::with_max_entries(1, ON_DEMAND);
 /// Their generations.
 #[map]
 static TARGETS: Array<u32> = Array::with_max_entries(16, 0);

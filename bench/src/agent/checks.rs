@@ -1,8 +1,16 @@
 //! 10,000 targets, each checked every second: the agent's time and memory.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::{
+    libc,
+    sys::socket::{setsockopt, sockopt},
+};
 use xlb_tests::{wait, xlb::Xlb};
 
 use super::{
@@ -40,11 +48,16 @@ pub fn measure(rig: &Rig) -> Result<Vec<Row>> {
         let xlb = load::start(rig, &plan.text())?;
         healthy(&xlb, &server, plan.targets())?;
         let found = observe(rig, &xlb, &server, plan.targets())?;
+        let floor = (kind == "HTTP").then(|| floor(rig, &plan)).transpose()?;
         server.check()?;
         let status = xlb.status()?;
         let failures: u64 = status.targets().map(|(_, it)| it.checks.failures).sum();
         ensure!(failures == 0, "{failures} checks failed");
         xlb.unload()?;
+        if let Some(floor) = floor {
+            let case = "floor: the system calls of 10,000 HTTP checks: CPU time";
+            rows.push(Row::found(case, "cores", &floor));
+        }
         let case = |what: &str| format!("10,000 {kind} checks a second: {what}");
         rows.extend([
             Row::limited(case("CPU time"), "cores", &found.cpu, CPU),
@@ -64,6 +77,44 @@ pub fn healthy(xlb: &Xlb, server: &Server, targets: u32) -> Result<()> {
     })
     .with_context(|| format!("the agent's log: {}", xlb.log().trim()))?;
     xlb.wait_until_healthy(HEALTHY)
+}
+
+const REQUEST: &[u8] = b"GET /system/check HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+
+/// What a check can't do without: a socket, a connection, a request, its answer,
+/// and the end by a RST; one after the other, and nothing else. In cores, of so
+/// many a second as there are targets, a value for each second.
+fn floor(rig: &Rig, plan: &Plan) -> Result<Vec<f64>> {
+    let addresses = (FIRST_PORT..FIRST_PORT + plan.ports()).cycle();
+    let mut addresses = addresses.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let mut cores = Vec::new();
+    for _ in 0..rig.seconds {
+        let (end, before) = (
+            Instant::now() + Duration::from_secs(1),
+            process::own_time()?,
+        );
+        let mut checks = 0;
+        while Instant::now() < end {
+            bare_check(addresses.next().context("no port")?)?;
+            checks += 1;
+        }
+        let each = (process::own_time()? - before) / checks;
+        cores.push(each.as_secs_f64() * f64::from(plan.targets()));
+    }
+    Ok(cores)
+}
+
+fn bare_check(address: SocketAddr) -> Result<()> {
+    let mut stream = TcpStream::connect(address).context("a bare check")?;
+    let reset = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(&stream, sockopt::Linger, &reset)?;
+    stream.write_all(REQUEST)?;
+    let length = stream.read(&mut [0; 1_024])?;
+    ensure!(length > 0, "a bare check had no answer");
+    Ok(())
 }
 
 /// A value for each second.

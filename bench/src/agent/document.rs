@@ -13,12 +13,12 @@ use crate::{
 const ABOUT: &str = "Maglev tables and changes of health by calls of the agent's library, the \
     changes until they are in the kernel's maps; the rest of the real process. Its targets are \
     ports of its own host with a server of the benchmark behind them, whose CPU time doesn't \
-    count; but on a loopback whoever sends a packet also pays for its receipt. CPU time is that \
-    of /proc/PID/stat in each second, resident memory that of smaps_rollup, the maps' memory the \
-    `memlock` of their descriptors, with flows that were really entered. The failover time is \
-    from the failing answer at the threshold, by the server's clock, to the last connection \
-    request that the loaded program sends to the target; one is made every 0.1 ms. Where there \
-    is a limit, the ratio is the median's to it.";
+    count; but on a loopback whoever sends a packet also pays for its receipt. CPU time is that of \
+    /proc/PID/stat in each second, resident memory that of smaps_rollup, the maps' memory the \
+    `memlock` of their descriptors, with flows that were really entered. The failover time is from \
+    the failing answer at the threshold, by the server's clock, to the last connection request \
+    that the loaded program sends to the target; one is made every 0.1 ms. Where there is a limit, \
+    the ratio is the median's to it.";
 const AGAIN: &str = "`cargo xtask bench agent` repeats it, `--only PART` a part of it, and \
     `--json FILE` gives the rows to programs.";
 

@@ -28,6 +28,11 @@ pub fn now() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_MONOTONIC)?.into())
 }
 
+/// The calling thread's time on a CPU.
+pub fn own_time() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
+}
+
 /// Time on a CPU of all threads, in user space and in the kernel.
 pub fn cpu_time(pid: u32) -> Result<(Duration, Duration)> {
     let stat = read(pid, "stat")?;

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use lb_common::{counters::DropReason, flow};
 
 use super::{
-    cases::{Case, FLOWS, Flow, Kind, Price, Way, flows},
+    cases::{Case, FLOWS, Flow, Kind, Price, Table, Way, flows},
     frame::{self, Transport, V4, Varies},
     harness::Harness,
     world::{Mode, PORT, World, XDP_PASS, XDP_TX, varied},
@@ -51,7 +51,7 @@ impl Bench {
                 harness.use_own(program)?;
                 State::Floor(harness, floor_frame()?)
             }
-            Kind::Price(price) if price.is_known => {
+            Kind::Price(price) if price.table != Table::Empty => {
                 State::Floor(price.harness(interface)?, floor_frame()?)
             }
             Kind::Price(_) => State::Fresh,
@@ -100,13 +100,8 @@ impl Bench {
             }
             (State::Fresh, Kind::Price(price)) => {
                 let mut harness = price.harness(self.interface)?;
-                run_own(
-                    &mut harness,
-                    &floor_frame()?,
-                    price.varies,
-                    packets,
-                    (XDP_TX, 0),
-                )
+                let end = (XDP_TX, price.grows);
+                run_own(&mut harness, &floor_frame()?, price.varies, packets, end)
             }
             (State::World(world, packet), _) => measure(world, packet, packets),
             (State::Fresh, Kind::Flow(flow)) => {
@@ -120,19 +115,34 @@ impl Bench {
 
 impl Price {
     fn harness(self, interface: u32) -> Result<Harness> {
-        // One each way, and some more: an LRU table gives up entries before it
-        // is full.
-        let entries = match self.varies {
-            Varies::Nothing => 1_000,
-            _ => 2 * FLOWS as u32 + 100_000,
+        let entries = match (self.varies, self.table) {
+            (Varies::Nothing, _) => 1_000,
+            // One each way, and some more: an LRU table gives up entries before
+            // it is full.
+            (_, Table::Known | Table::Empty) => 2 * FLOWS as u32 + 100_000,
+            // As many as xlb has for half-open flows.
+            (_, Table::Full) => 2 * 65_536,
         };
         let mut harness = Harness::load(interface, entries)?;
-        if self.is_known {
-            harness.use_own("price_insert")?;
-            harness.run(&floor_frame()?, self.varies, FLOWS as u32)?;
+        let before = match self.table {
+            Table::Empty => 0,
+            Table::Known => FLOWS as u32,
+            Table::Full => 300_000,
+        };
+        if before > 0 {
+            harness.use_own(self.entering())?;
+            harness.run(&floor_frame()?, self.varies, before)?;
         }
         harness.use_own(self.program)?;
         Ok(harness)
+    }
+
+    /// The program that enters flows as this one needs them.
+    fn entering(self) -> &'static str {
+        match self.program {
+            "price_look_up" => "price_insert",
+            itself => itself,
+        }
     }
 }
 

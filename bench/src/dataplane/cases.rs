@@ -39,10 +39,20 @@ pub(super) enum Kind {
 pub(super) struct Price {
     pub(super) program: &'static str,
     pub(super) varies: Varies,
-    /// The flows are in the table before.
-    pub(super) is_known: bool,
+    pub(super) table: Table,
     /// Bytes that the frame grows by.
     pub(super) grows: usize,
+}
+
+/// What the table of a price holds before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Table {
+    /// The flows.
+    Known,
+    /// Nothing, and it has room for them.
+    Empty,
+    /// As much as goes into it, which is few of them.
+    Full,
 }
 
 #[derive(Clone, Copy)]
@@ -110,68 +120,100 @@ const WRAP_20_VARIED: &str = "floor: 20 bytes in front, TX; a million flows";
 
 /// The least that any balancer with a flow table takes: no row of that output
 /// can be below it.
-fn prices() -> [Case; 6] {
-    let price = |name, floor, program, varies, is_known| Case {
+fn prices() -> Vec<Case> {
+    let price = |name, floor, program, varies, table| Case {
         name,
         floor: Some(floor),
         goal: None,
         kind: Kind::Price(Price {
             program,
             varies,
-            is_known,
-            grows: if floor == WRAP_20 { 20 } else { 0 },
+            table,
+            grows: match floor {
+                WRAP_20 | WRAP_20_VARIED => 20,
+                _ => 0,
+            },
         }),
     };
     let (one, all) = (Varies::Nothing, Varies::SourceV4);
-    [
+    use Table::{Empty, Full, Known};
+    vec![
         price(
             "price: floor and a look-up",
             TRANSMIT,
             "price_look_up",
             one,
-            true,
+            Known,
         ),
         price(
             "price: floor and a look-up; a million flows",
             TRANSMIT_VARIED,
             "price_look_up",
             all,
-            true,
+            Known,
         ),
         price(
             "price: floor and a new entry",
             TRANSMIT_VARIED,
             "price_insert",
             all,
-            false,
+            Empty,
         ),
         price(
             "price: floor and two new entries",
             TRANSMIT_VARIED,
             "price_insert_two",
             all,
-            false,
+            Empty,
         ),
         price(
-            "price: bare balancer, dsr ipip, IPv4",
+            "price: floor and a new entry; the table full",
+            TRANSMIT_VARIED,
+            "price_insert",
+            all,
+            Full,
+        ),
+        price(
+            "price: floor and two new entries; the table full",
+            TRANSMIT_VARIED,
+            "price_insert_two",
+            all,
+            Full,
+        ),
+        price(
+            "price: bare balancer, dsr ipip",
             WRAP_20,
             "bare_ipip",
             one,
-            true,
+            Known,
         ),
         price(
-            "price: bare balancer, nat, IPv4",
+            "price: bare balancer, nat",
             TRANSMIT,
             "bare_nat",
             one,
-            true,
+            Known,
+        ),
+        price(
+            "price: bare balancer, dsr ipip; a million flows",
+            WRAP_20_VARIED,
+            "bare_ipip",
+            all,
+            Known,
+        ),
+        price(
+            "price: bare balancer, nat; a million flows",
+            TRANSMIT_VARIED,
+            "bare_nat",
+            all,
+            Known,
         ),
     ]
 }
 
 pub fn all() -> Vec<Case> {
-    let mut all = Vec::from_iter(prices());
-    all.splice(0..0, floors());
+    let mut all = floors();
+    all.extend(prices());
     all.extend(rows());
     all
 }

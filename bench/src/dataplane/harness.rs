@@ -44,12 +44,14 @@ pub struct Harness {
 }
 
 impl Harness {
-    /// With room for so many entries in the table that prices are measured by.
+    /// With room for so many entries in the tables that prices are measured by.
     pub fn load(interface: u32, entries: u32) -> Result<Self> {
         static OBJECT: &[u8] =
             aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xlb-harness"));
         let mut loader = EbpfLoader::new();
-        let loader = loader.map_max_entries("FLOWS", entries);
+        let loader = loader
+            .map_max_entries("FLOWS", entries)
+            .map_max_entries("ESTABLISHED", entries);
         let mut ebpf = loader.load(OBJECT).context("the harness")?;
         for (name, program) in ebpf.programs_mut() {
             let program: &mut Xdp = program.try_into()?;
