@@ -21,7 +21,12 @@ pub(super) fn check(name: &str, host: &Host, config: Option<&Config>) -> Vec<Fin
     findings.extend(redirects(interface));
     findings.extend(hook(interface));
     findings.extend(link::check(interface, host, config));
-    findings.extend(queues::check(interface, &device));
+    // Whether a bond's ports have native XDP decides about the bond.
+    let merging = match is_native(interface, mode) {
+        Some(true) => Vec::new(),
+        Some(false) | None => link::merging_below(interface, host, |name| ethtool::ask(name).gro),
+    };
+    findings.extend(queues::check(interface, &device, &merging));
     let about = |finding: Finding| finding.about(name);
     findings.into_iter().map(about).collect()
 }

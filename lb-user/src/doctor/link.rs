@@ -1,5 +1,7 @@
 //! What kind of interface it is, and what belongs to it.
 
+use std::collections::BTreeSet;
+
 use super::{Finding, named};
 use crate::{
     config::Config,
@@ -69,6 +71,38 @@ fn port(interface: &Interface, host: &Host, config: Option<&Config>) -> Option<F
             "name every port where clients are, or {name:?}, where XDP is generic"
         )),
     })
+}
+
+/// The network cards below a virtual device that merge packets (GRO), as `gro`
+/// says of each: a generic program at that device meets them merged, for it is
+/// only a program of their own that keeps the kernel from it.
+pub(super) fn merging_below(
+    interface: &Interface,
+    host: &Host,
+    gro: impl Fn(&str) -> Option<bool>,
+) -> Vec<String> {
+    let mut seen = BTreeSet::from([interface.index]);
+    let mut found = BTreeSet::new();
+    let mut next = below(interface, host);
+    while let Some(device) = next.pop() {
+        // A parent's index may be one of another namespace.
+        if !seen.insert(device.index) {
+            continue;
+        }
+        let devices = below(device, host);
+        if devices.is_empty() && gro(&device.name) == Some(true) {
+            found.insert(device.name.clone());
+        }
+        next.extend(devices);
+    }
+    found.into_iter().collect()
+}
+
+fn below<'a>(interface: &Interface, host: &'a Host) -> Vec<&'a Interface> {
+    let parent = interface
+        .vlan
+        .and_then(|vlan| host.interfaces.get(&vlan.parent));
+    ports(interface, host).into_iter().chain(parent).collect()
 }
 
 fn ports<'a>(controller: &Interface, host: &'a Host) -> Vec<&'a Interface> {

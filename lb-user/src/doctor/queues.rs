@@ -9,8 +9,9 @@ use super::{
 };
 use crate::host::Interface;
 
-pub(super) fn check(interface: &Interface, device: &Device) -> Vec<Finding> {
-    let mut findings = merging(&interface.name, device);
+/// `below`: devices below the interface that merge packets before XDP.
+pub(super) fn check(interface: &Interface, device: &Device, below: &[String]) -> Vec<Finding> {
+    let mut findings = merging(&interface.name, device, below);
     let channels = device.channels.unwrap_or(Channels {
         receive: interface.receive_queues,
         most_receive: interface.receive_queues,
@@ -26,7 +27,7 @@ pub(super) fn check(interface: &Interface, device: &Device) -> Vec<Finding> {
 
 /// Packets that the card has merged aren't those that came, and most drivers
 /// refuse native XDP with it.
-fn merging(name: &str, device: &Device) -> Vec<Finding> {
+fn merging(name: &str, device: &Device, below: &[String]) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(device.lro.map(|on| {
         match on {
@@ -38,6 +39,16 @@ fn merging(name: &str, device: &Device) -> Vec<Finding> {
             false => Finding::ok("lro", "LRO is off"),
         }
     }));
+    if let [first, ..] = below {
+        let names = below.join(", ");
+        let message = format!(
+            "merged packets (GRO) meet generic XDP here, and those larger than the MTU are dropped \
+             on their way to targets elsewhere: {names} merges them"
+        );
+        let advice = format!("`ethtool -K {first} gro off`, or name {first:?} as the interface");
+        findings.push(Finding::warning("gro", message).advice(advice));
+        return findings;
+    }
     findings.extend(device.gro.map(|on| {
         match on {
             true => Finding::ok(

@@ -158,7 +158,7 @@ fn what_merges_and_what_spreads() {
         ..Device::default()
     };
     let found = |device: &Device| {
-        let findings = queues::check(&interface, device);
+        let findings = queues::check(&interface, device, &[]);
         ["lro", "gro", "rss"].map(|check| severity(&findings, check))
     };
     use Severity::{Note, Ok, Warning};
@@ -167,6 +167,56 @@ fn what_merges_and_what_spreads() {
     assert_eq!(found(&device(false, true, true)), [Some(Ok); 3]);
     // A driver that doesn't tell.
     assert_eq!(found(&Device::default()), [None; 3]);
+}
+
+#[test]
+fn what_merges_below_a_generic_program() {
+    let virtual_device = |index, name, kind: &str| Interface {
+        kind: Some(kind.to_owned()),
+        ..card(index, name, Some(0))
+    };
+    let port = |index, name| Interface {
+        controller: Some(3),
+        ..card(index, name, Some(BASIC))
+    };
+    let vlan = Interface {
+        vlan: Some(Vlan {
+            parent: 3,
+            tag: VlanTag::default(),
+        }),
+        ..virtual_device(4, "bond0.7", "vlan")
+    };
+    let bond = virtual_device(3, "bond0", "bond");
+    let host = host([port(1, "eth0"), port(2, "eth1"), bond, vlan.clone()]);
+    let merging = |gro: fn(&str) -> Option<bool>| link::merging_below(&vlan, &host, gro);
+    assert_eq!(merging(|_| Some(true)), ["eth0", "eth1"]);
+    assert_eq!(merging(|name| Some(name == "eth1")), ["eth1"]);
+    // What the bond itself says of it is about nothing.
+    assert!(merging(|name| Some(name == "bond0")).is_empty());
+    assert!(merging(|_| None).is_empty());
+    let card = card(1, "eth0", Some(BASIC));
+    assert!(link::merging_below(&card, &host, |_| Some(true)).is_empty());
+
+    let device = Device {
+        gro: Some(true),
+        ..Device::default()
+    };
+    let findings = queues::check(&vlan, &device, &["eth1".to_owned()]);
+    assert_eq!(severity(&findings, "gro"), Some(Severity::Warning));
+    assert!(advice(&findings, "gro").contains("`ethtool -K eth1 gro off`"));
+}
+
+#[test]
+fn an_index_of_another_namespace_is_no_circle() {
+    let vlan = |index, parent| Interface {
+        vlan: Some(Vlan {
+            parent,
+            tag: VlanTag::default(),
+        }),
+        ..card(index, "eth0.7", Some(0))
+    };
+    let host = host([vlan(1, 2), vlan(2, 1)]);
+    assert!(link::merging_below(&vlan(1, 2), &host, |_| Some(true)).is_empty());
 }
 
 #[test]

@@ -25,7 +25,7 @@ done
 
 code=0
 for test in /tests/*; do
-    # Words, on purpose: a filter and the tests to leave out.
+    # Words, on purpose: a filter, or nothing.
     # shellcheck disable=SC2046
     "$test" --show-output $(cat /arguments) || code=$?
 done

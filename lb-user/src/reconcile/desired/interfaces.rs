@@ -74,7 +74,6 @@ fn capabilities(inputs: &Inputs<'_>, device: &Interface, mtu: u32) -> u16 {
     let takes_redirects = device
         .xdp_features
         .is_some_and(|features| features.takes_redirects(mtu));
-    let hook = inputs.attached.get(&device.index);
     // Generic XDP sends by the stack, which any Ethernet device takes. But a
     // frame that native XDP took in needs the other driver's help to leave.
     let all_generic = || {
@@ -88,7 +87,7 @@ fn capabilities(inputs: &Inputs<'_>, device: &Interface, mtu: u32) -> u16 {
     } else {
         0
     };
-    let transmit = match hook {
+    let transmit = match hook(inputs, device) {
         Some(XdpHook::Generic) => InterfaceEntry::TRANSMIT,
         // XDP_TX on a veth is lost unless its peer has a program too, which
         // can't be seen from here; a redirect to itself does the same.
@@ -96,6 +95,18 @@ fn capabilities(inputs: &Inputs<'_>, device: &Interface, mtu: u32) -> u16 {
         _ => 0,
     };
     redirect | transmit
+}
+
+/// How packets that come in by a device meet the programs. Native ones of a bond
+/// the kernel gives to its ports, and it's a port that packets then come in by.
+fn hook(inputs: &Inputs<'_>, device: &Interface) -> Option<XdpHook> {
+    let of_bond = || {
+        let bond = inputs.host.interfaces.get(&device.controller?)?;
+        let hook = inputs.attached.get(&bond.index)?;
+        (bond.kind.as_deref() == Some("bond") && *hook == XdpHook::Native).then_some(hook)
+    };
+    let own = inputs.attached.get(&device.index);
+    own.or_else(of_bond).copied()
 }
 
 /// Whether packets that come in by an interface meet the programs: at the
@@ -127,11 +138,8 @@ pub(super) fn check_forwarding(inputs: &Inputs<'_>, state: &MapState, problems: 
             false => Family::V4,
         })
         .collect();
-    for interface in inputs
-        .attached
-        .keys()
-        .filter_map(|index| inputs.host.interfaces.get(index))
-    {
+    let interfaces = inputs.host.interfaces.values();
+    for interface in interfaces.filter(|interface| hook(inputs, interface).is_some()) {
         for &family in &families {
             if !interface.forwarding.of(family) {
                 let interface = interface.name.clone();

@@ -245,6 +245,47 @@ fn how_to_send_out_of_an_interface() {
     );
 }
 
+/// Packets come in by the ports of a bond that has native XDP, and an answer goes
+/// back by the port.
+#[test]
+fn ports_of_a_bond_are_what_it_is() {
+    use InterfaceEntry as E;
+    const PORT: u32 = 40;
+    let config = config(&group(":80", "targets = [\"10.0.1.9:80\"]"));
+    let mut host = host();
+    let port = Interface {
+        controller: Some(ETH0),
+        xdp_features: None,
+        ..interface(PORT, "port", [10, 9, 0, 1])
+    };
+    host.interfaces.insert(PORT, port);
+    let flags =
+        |host: &Host, hook| wanted(&config, host, hook, healthy).state.interfaces[&PORT].flags;
+    let kind = |host: &mut Host, kind: &str| {
+        host.interfaces.get_mut(&ETH0).unwrap().kind = Some(kind.to_owned());
+    };
+    kind(&mut host, "bond");
+    assert_eq!(flags(&host, XdpHook::Native), E::TRANSMIT);
+    assert_eq!(
+        flags(&host, XdpHook::Generic),
+        E::REDIRECT,
+        "at the bond itself"
+    );
+    kind(&mut host, "bridge");
+    assert_eq!(flags(&host, XdpHook::Native), 0, "no such bridge is there");
+
+    let before = wanted(&config, &host, XdpHook::Native, healthy).problems;
+    host.interfaces.get_mut(&PORT).unwrap().forwarding.v4 = false;
+    assert_eq!(
+        wanted(&config, &host, XdpHook::Native, healthy).problems,
+        before
+    );
+    kind(&mut host, "bond");
+    let problems = wanted(&config, &host, XdpHook::Native, healthy).problems;
+    let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert!(said.iter().any(|said| said.contains("port")), "{said:?}");
+}
+
 #[test]
 fn interfaces_must_be_there_and_up() {
     let config = config(&group(":80", "targets = [\":1\"]"));
