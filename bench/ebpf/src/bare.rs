@@ -164,7 +164,7 @@ fn known(ctx: &XdpContext) -> Option<Known> {
     if !(is_plain && fits && is_steady) || !(ours(key[1])? || ours(key[0])?) {
         return begin(&key);
     }
-    let Some(entry) = ESTABLISHED.get_ptr_mut(&key) else {
+    let Some(entry) = ESTABLISHED.get_ptr_mut(key) else {
         return begin(&key);
     };
     // SAFETY: as in xlb: the memory stays an entry's for this packet.
